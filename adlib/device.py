@@ -1,0 +1,96 @@
+"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory.
+
+    device = device_module.pick("auto")
+    generator = device_module.seed_everything(0, device)
+"""
+import contextlib
+import resource
+import sys
+import time
+
+import torch
+
+
+SCORING_BATCH = 64  # images scored at once where ms_per_image is measured
+
+
+def pick(device="auto"):
+    """"auto" -> cuda, mps or cpu, whichever is there first; any other name as torch takes it. Raises ValueError."""
+    if device == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(0, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {device!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
+    return chosen
+
+
+def seed_everything(seed, device):
+    """Seeds torch on all devices, asks cuDNN for repeatable kernels, and returns a generator of its own on `device`."""
+    torch.manual_seed(seed)
+    torch.backends.cudnn.deterministic = True
+    return torch.Generator(device).manual_seed(seed)
+
+
+def autocast(device):
+    """bfloat16 autocast on a GPU that computes in it; none on a CPU, where it can be 25 times slower than float32."""
+    if device.type == "cuda" and torch.cuda.is_bf16_supported():
+        return torch.autocast("cuda", torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def name(device):
+    """What stands in a result row: the GPU's name, or "cpu (2 threads)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
+
+
+def synchronize(device):
+    """Waits for the device, so that a clock read next tells the truth."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+class Stopwatch:
+    """Seconds spent in its `with` block, in `.seconds`, the device's pending work included."""
+
+    def __init__(self, device):
+        self.device, self.seconds = device, 0.0
+
+    def __enter__(self):
+        synchronize(self.device)
+        self.start = time.perf_counter()
+        return self
+
+    def __exit__(self, *error):
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - self.start
+
+
+def ms_per_image(score, images, batches=4):
+    """Milliseconds an image that `score` takes on batches of 64, after one batch to warm up.
+
+    images: (N, ...) tensor on the device; with fewer than 64 images one batch of all of them is used.
+    """
+    parts = images.split(SCORING_BATCH)[: batches + 1]
+    timed = [part for part in parts if len(part) == len(parts[0])][:batches]
+    score(parts[0])
+    with Stopwatch(images.device) as watch:
+        for part in timed:
+            score(part)
+    return 1000 * watch.seconds / sum(map(len, timed))
+
+
+def peak_memory_mb(device):
+    """The device's peak in MB on a GPU, the process's peak resident memory on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes on macOS, kB on Linux

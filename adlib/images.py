@@ -1,0 +1,65 @@
+"""What several papers do to a batch of images, on whatever device the batch lies.
+
+    x = images.to_float(uint8_batch)             # [-1, 1]
+    x4, turns = images.rotations(x)              # all four quarter turns, and which is which
+"""
+import torch
+import torch.nn.functional as F
+
+
+def to_float(images):
+    """uint8 (N, C, H, W) in 0..255 -> float32 in [-1, 1], the range of a Tanh decoder."""
+    return images.float().div_(127.5).sub_(1)
+
+
+def rotations(x):
+    """All four quarter turns of each image.
+
+    x: (N, C, H, H). Returns (4N, C, H, H), the unturned images first, then those turned by 90, 180 and 270 degrees
+    counter-clockwise, and the turns 0..3 as int64 (4N,). The turns are exact: pixels move, nothing is interpolated.
+    """
+    turned = torch.cat([torch.rot90(x, k, dims=(2, 3)) for k in range(4)])
+    return turned, torch.arange(4, device=x.device).repeat_interleave(len(x))
+
+
+def random_crop_flip(x, padding, generator):
+    """Each image shifted by up to `padding` pixels (edges filled with zeros) and mirrored with probability one half.
+
+    x: (N, C, H, W). The whole batch is gathered at once; `generator` (on x's device) draws shifts and flips.
+    """
+    n, _, height, width = x.shape
+    padded = F.pad(x, [padding] * 4)
+    draw = lambda high: torch.randint(high, (n, 1), generator=generator, device=x.device)  # noqa: E731
+    rows = draw(2 * padding + 1) + torch.arange(height, device=x.device)  # (N, H)
+    columns = draw(2 * padding + 1) + torch.arange(width, device=x.device)  # (N, W)
+    columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    # advanced indices around a slice put the channel last: (N, H, W, C)
+    return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def gaussian_window(size, sigma, device=None):
+    """A normalised 1-d Gaussian of `size` taps, float32 (size,)."""
+    taps = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
+    window = torch.exp(-(taps**2) / (2 * sigma**2))
+    return window / window.sum()
+
+
+def ssim_map(x, y, data_range=1.0, window_size=11, sigma=1.5):
+    """SSIM at each position where the window fits, averaged over channels (Wang et al. 2004, eq. 13).
+
+    x, y: (N, C, H, W) float, both spanning `data_range`. Returns (N, H - window_size + 1, W - window_size + 1) in
+    [-1, 1]; its mean over positions is what pytorch-msssim's `ssim` gives, which has no map.
+    """
+    channels = x.shape[1]
+    window = gaussian_window(window_size, sigma, x.device).to(x.dtype)
+    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
+    row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
+    blur = lambda image: F.conv2d(F.conv2d(image, column, groups=channels), row, groups=channels)  # noqa: E731
+    mean_x, mean_y = blur(x), blur(y)
+    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    contrast_structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    return (luminance * contrast_structure).mean(1)

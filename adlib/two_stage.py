@@ -1,0 +1,141 @@
+"""A Two-Stage Autoencoder for Visual Anomaly Detection (Zhu, Wang, Zhang, Li): networks, losses and scores.
+
+    encoder, head, decoders = two_stage.build(channels=1, stem="imagenet")
+    loss = two_stage.rotation_loss(head(encoder(x4)), turns)                 # stage 1
+    loss = two_stage.mse(x, decoders["mse"](z)).mean()                       # stage 2
+    s = two_stage.score(x, x1, x2, lam=1.0)                                  # high = anomalous
+
+Images are float in [-1, 1], latents z are (N, 512).
+"""
+import torch
+import torch.nn.functional as F
+from pytorch_msssim import ssim as msssim_ssim
+from torch import nn
+
+
+IMAGE_SIZE = 32  # what the decoder makes
+LATENT = 512  # ResNet18 after global average pooling
+STAGES = [(64, 1), (128, 2), (256, 2), (512, 2)]  # channels and stride of the four stages
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut; `pre_activation` moves norm and ReLU before each convolution."""
+
+    def __init__(self, in_channels, channels, stride, pre_activation):
+        super().__init__()
+        self.pre_activation = pre_activation
+        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(in_channels if pre_activation else channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = None
+        if stride != 1 or in_channels != channels:
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False))
+            if not pre_activation:
+                self.downsample.append(nn.BatchNorm2d(channels))
+
+    def forward(self, x):
+        if self.pre_activation:
+            y = F.relu(self.bn1(x))
+            shortcut = x if self.downsample is None else self.downsample(y)
+            return self.conv2(F.relu(self.bn2(self.conv1(y)))) + shortcut
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(y + shortcut)
+
+
+class ResNet18(nn.Module):
+    """ResNet18 up to its global average pooling: (N, C, H, W) -> z (N, 512).
+
+    stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
+    stride 1, no pooling: 16 times as many positions). pre_activation: the variant of "Identity mappings in deep
+    residual networks", the reference that the paper gives for its ResNet18. Otherwise layers and names are
+    torchvision's; written out here because torchvision has neither of the two settings.
+    """
+
+    def __init__(self, channels=3, stem="imagenet", pre_activation=False):
+        super().__init__()
+        if stem not in ("imagenet", "cifar"):
+            raise ValueError(f"stem {stem!r} is not known; there are 'imagenet' and 'cifar'")
+        large = stem == "imagenet"
+        kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
+        self.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
+        self.bn1 = nn.BatchNorm2d(64) if not pre_activation else nn.Identity()
+        self.relu = nn.ReLU() if not pre_activation else nn.Identity()
+        self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
+        width = 64
+        for index, (stage_width, stride) in enumerate(STAGES, start=1):
+            first = BasicBlock(width, stage_width, stride, pre_activation)
+            second = BasicBlock(stage_width, stage_width, 1, pre_activation)
+            self.add_module(f"layer{index}", nn.Sequential(first, second))
+            width = stage_width
+        self.last = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU()) if pre_activation else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x):
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return self.last(x).mean((2, 3))
+
+
+class Decoder(nn.Sequential):
+    """GANomaly's decoder: z (N, latent) -> image (N, channels, 32, 32) in [-1, 1].
+
+    Transposed 4x4 convolutions without bias, 1 -> 4 -> 8 -> 16 -> 32 px, 256, 128 and 64 channels, each with batch norm
+    and ReLU, then Tanh; weights drawn as there from N(0, 0.02), batch norm scales from N(1, 0.02).
+    """
+
+    def __init__(self, channels=3, latent=LATENT):
+        layers, width = [nn.Unflatten(1, (latent, 1, 1))], latent
+        for next_width, stride, padding in [(256, 1, 0), (128, 2, 1), (64, 2, 1)]:
+            layers += [nn.ConvTranspose2d(width, next_width, 4, stride, padding, bias=False),
+                       nn.BatchNorm2d(next_width), nn.ReLU()]  # fmt: skip
+            width = next_width
+        super().__init__(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh())
+        for module in self:
+            if isinstance(module, nn.ConvTranspose2d):
+                nn.init.normal_(module.weight, 0.0, 0.02)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.normal_(module.weight, 1.0, 0.02)
+
+
+def build(channels=3, stem="imagenet", pre_activation=False):
+    """The encoder F, its four-way rotation head, and the two decoders G1 ("mse") and G2 ("ssim"), untrained."""
+    encoder = ResNet18(channels, stem, pre_activation)
+    return encoder, nn.Linear(LATENT, 4), {"mse": Decoder(channels), "ssim": Decoder(channels)}
+
+
+def rotation_loss(logits, turns):
+    """Eq. (2): cross-entropy, mean over the images and their four rotations. logits (4N, 4), turns (4N,)."""
+    return F.cross_entropy(logits, turns)
+
+
+def mse(x, reconstruction):
+    """Eq. (8) for each image, (N,): the mean squared error on (x + 1) / 2, so in [0, 1]."""
+    return (x - reconstruction).square().flatten(1).mean(1) / 4
+
+
+def ssim(x, reconstruction):
+    """Eq. (3) for each image, (N,) in [-1, 1]: window 11, sigma 1.5, on (x + 1) / 2 with data_range 1.
+
+    pytorch-msssim's own default data_range is 255; on images in [0, 1] its constants then drown both images and any two
+    of them score nearly 1.
+    """
+    return msssim_ssim((x + 1) / 2, (reconstruction + 1) / 2, data_range=1.0, size_average=False)
+
+
+def score(x, x1, x2, lam=1.0):
+    """Eq. (10) for each image, (N,), high = anomalous: AS(x) = MSE(x, x1) - lambda SSIM(x, x2). Images in [-1, 1]."""
+    return mse(x, x1) - lam * ssim(x, x2)
+
+
+def rotation_score(logits, log=False):
+    """RotNet's own score, (N,), high = anomalous: minus the sum over the rotations of the right one's probability.
+
+    logits: (4N, 4) of `images.rotations`. log: sum log-probabilities instead, as others do.
+    """
+    probability = F.log_softmax(logits, 1) if log else F.softmax(logits, 1)
+    per_turn = probability.view(4, -1, 4)  # (turn given, image, turn guessed)
+    return -torch.einsum("tnt->n", per_turn)
