@@ -1,0 +1,286 @@
+"""What `make` calls: python -m adlib reproduce | summary | gallery | demo | data."""
+import ast
+import base64
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+
+USAGE = """\
+usage: python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
+       python -m adlib summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
+       python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
+       python -m adlib demo                        every notebook on embedded data, into build/demo
+       python -m adlib data NAME ...               prepare datasets: mnist, cifar10, folder:PATH, npz:PATH, ...
+
+keys of reproduce, all optional; several values are separated by commas:
+  PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
+  PROFILE=demo|quick|paper     (paper)
+  SET="n_train=500,lr=0.1"     other settings of the notebooks
+  JOBS=2                       jobs at once
+  DEVICE=auto|cpu|cuda|cuda:1  (auto)
+  OUT=FOLDER                   (results; build/trial for what experiments.toml does not hold, and for PROFILE=demo)
+  FORCE=1                      run also what has its rows already"""
+
+KEYS = {
+    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "PROFILE", "SET", "JOBS", "DEVICE", "OUT",
+                  "FORCE"],
+    "summary": ["OUT"], "gallery": ["PAPERS", "JOBS", "DEVICE"], "demo": ["JOBS", "DEVICE"],
+}  # fmt: skip
+
+
+def main(words):
+    """Run one command; returns the exit code: 1 where a job failed, 2 for a wrong word, 130 after Ctrl-C."""
+    if not words or words[0] in ("-h", "--help", "help") or "--help" in words:
+        print(USAGE)
+        return 0 if words else 2
+    command, words = words[0], words[1:]
+    try:
+        if command == "data":
+            return prepare(words)
+        if command not in KEYS:
+            raise ValueError(f"unknown command {command!r}; commands: {', '.join([*KEYS, 'data'])} (see --help)")
+        return globals()[command](given(words, KEYS[command]))
+    except (ValueError, FileNotFoundError) as error:
+        print(f"adlib: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        print(f"adlib: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nstopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
+
+
+def given(words, keys):
+    """KEY=VALUE words as a dict; an empty value counts as not given, as make hands it on."""
+    found = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or key not in keys:
+            raise ValueError(f"unknown word {word!r}; choose from {', '.join(f'{key}=' for key in keys)}")
+        if value.strip():
+            found[key] = value.strip()
+    return found
+
+
+def names(words, key):
+    """The values of a key, separated by commas, or None."""
+    return [value.strip() for value in words[key].split(",") if value.strip()] if key in words else None
+
+
+def number(text, key):
+    """A whole number from 0."""
+    if not text.isdecimal():
+        raise ValueError(f"{key} takes whole numbers, not {text!r}")
+    return int(text)
+
+
+def settings(text):
+    """'a=1,b=x' -> {"a": 1, "b": "x"}: Python literals, true and false, and else text."""
+    found = {}
+    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
+        if not part.strip():
+            continue
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if not equals or not name.isidentifier():
+            raise ValueError(f"SET takes name=value, separated by commas, not {part!r}")
+        try:
+            found[name] = {"true": True, "false": False}[value.lower()]
+        except KeyError:
+            try:
+                found[name] = ast.literal_eval(value)
+            except (ValueError, SyntaxError):
+                found[name] = value
+    return found
+
+
+def device(words):
+    """The device asked for; the notebook finds out whether it is there."""
+    name = words.get("DEVICE", "auto")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
+        raise ValueError(f"unknown DEVICE {name!r}; choices: auto, cpu, cuda, cuda:N, mps")
+    return name
+
+
+def n_jobs(words):
+    """JOBS, or None."""
+    wanted = number(words["JOBS"], "JOBS") if "JOBS" in words else None
+    if wanted == 0:
+        raise ValueError("JOBS is at least 1")
+    return wanted
+
+
+# ---- the commands --------------------------------------------------------------------------------------------------
+
+def reproduce(words):
+    """The sweep."""
+    from adlib import register, sweep
+
+    if words.get("FORCE", "0") not in ("0", "1"):
+        raise ValueError(f"FORCE is 1 or 0, not {words['FORCE']!r}")
+    book = register.load()
+    seeds = [number(seed, "SEEDS") for seed in names(words, "SEEDS")] if "SEEDS" in words else None
+    jobs = register.jobs(
+        book, papers=names(words, "PAPERS"), datasets=names(words, "DATASETS"), classes=names(words, "CLASSES"),
+        seeds=seeds, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
+        protocols=names(words, "PROTOCOLS"),
+    )  # fmt: skip
+    out = choose_out(words.get("OUT"), jobs, register.all_ids(book))
+    report = sweep.reproduce(jobs, out, n_jobs(words), device(words), words.get("FORCE") == "1")
+    return close(report, out)
+
+
+def choose_out(wanted, jobs, ids):
+    """The folder for rows: results/ holds jobs of the register only, and no demo."""
+    from adlib.register import CHECKOUT, describe
+
+    trials = [job for job in jobs if job["id"] not in ids or job["profile"] == "demo"]
+    if wanted is None and trials:
+        print(f"a trial, written under build/trial: {describe(trials[0])} is not for results/")
+        return CHECKOUT / "build" / "trial"
+    out = CHECKOUT / "results" if wanted is None else Path(wanted).expanduser().resolve()
+    if trials and out == CHECKOUT / "results":
+        raise ValueError(f"results/ holds only what experiments.toml holds, and no demo; {describe(trials[0])} is "
+                         "something else: leave OUT= away, or name another folder")  # fmt: skip
+    return out
+
+
+def close(report, out):
+    """The last lines of a sweep; its exit code."""
+    from adlib.register import describe
+
+    if report["ok"] or report["failed"]:
+        print(f"{len(report['ok'])} jobs done, {len(report['failed'])} failed in {report['seconds']:.0f} s, "
+              f"{100 * report['outside']:.0f} % of it outside the notebooks' cells")  # fmt: skip
+        print(f"rows: {shown(out)}/*.csv   notebooks: {shown(out)}/notebooks/")
+    for job in report["failed"]:
+        print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
+    return 1 if report["failed"] else 0
+
+
+def summary(words):
+    """Run summary.ipynb, which writes summary.md, and print its first table."""
+    from adlib.register import CHECKOUT
+
+    out = Path(words.get("OUT", CHECKOUT / "results")).expanduser().resolve()
+    if not out.is_dir():
+        raise FileNotFoundError(f"no folder {out}: run reproduce first")
+    run_summary(out)
+    print(first_table((out / "summary.md").read_text(encoding="utf-8")))
+    print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
+    return 0
+
+
+def run_summary(out):
+    """Execute summary.ipynb for the rows under `out`, into out/notebooks/summary.ipynb."""
+    from adlib import results, worker
+    from adlib.register import CHECKOUT
+
+    notebook = CHECKOUT / "notebooks" / "summary.ipynb"
+    parameters = {"results_dir": str(out), "out_dir": str(out)}
+    worker.check_parameters(parameters, notebook)
+    os.environ.update(worker.environment(worker.cores()))
+    os.environ.pop("MPLBACKEND", None)
+    with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as folder:
+        executed = Path(folder, "summary.ipynb")
+        try:
+            worker.execute(notebook, executed, parameters)
+        except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
+            kept = out / "notebooks" / "summary.failed.ipynb"
+            if executed.is_file():
+                results.write_whole(kept, executed.read_bytes())
+            raise RuntimeError(f"summary.ipynb failed: {worker.last_line(error)} (see {shown(kept)})") from None
+        results.write_whole(out / "notebooks" / "summary.ipynb", executed.read_bytes())
+    (out / "notebooks" / "summary.failed.ipynb").unlink(missing_ok=True)
+
+
+def demo(words):
+    """Every paper's notebook on embedded data, the comparison, and where the pictures are."""
+    from adlib import register, sweep
+
+    started = time.monotonic()
+    out = register.CHECKOUT / "build" / "demo"
+    jobs = register.jobs(register.load(), profile="demo")
+    report = sweep.reproduce(jobs, out, n_jobs(words), device(words), force=True)
+    code = close(report, out)
+    summary({"OUT": str(out)})
+    shutil.rmtree(out / "pictures", ignore_errors=True)
+    counts = {}
+    notebooks = [(job["paper"], sweep.notebook_path(out, job)) for job in report["ok"]]
+    for name, path in [*notebooks, ("summary", out / "notebooks" / "summary.ipynb")]:
+        for picture in pictures(path):
+            counts[name] = counts.get(name, 0) + 1
+            sweep.results.write_whole(out / "pictures" / f"{name}-{counts[name]:02d}.png", picture, durable=False)
+    print(f"pictures: {shown(out / 'pictures')} ({sum(counts.values())})")
+    print(f"demo: {time.monotonic() - started:.0f} s")
+    return code
+
+
+def gallery(words):
+    """One executed notebook of each paper, and the summary, cleaned, under results/gallery."""
+    from adlib import gallery as rooms
+    from adlib import register, sweep
+
+    book = register.load()
+    chosen = names(words, "PAPERS") or [paper for paper in book if "gallery" in book[paper]]
+    jobs = {paper: rooms.choose(book, paper) for paper in chosen}
+    missing = [job for job in jobs.values() if not rooms.is_there(job)]
+    if missing:
+        report = sweep.reproduce(missing, rooms.RESULTS, n_jobs(words), device(words), force=True)
+        if close(report, rooms.RESULTS):
+            return 1
+    run_summary(rooms.RESULTS)
+    for job in jobs.values():
+        print(shown(rooms.hang(job, book[job["paper"]]["gallery"].get("licence", ""))))
+    print(shown(rooms.hang_summary()))
+    return 0
+
+
+def prepare(words):
+    """Read, resize and cache datasets, before jobs do it."""
+    from adlib import data
+
+    if not words:
+        raise ValueError("data takes names of datasets: mnist, cifar10, folder:PATH, npz:PATH, ...")
+    for name in words:
+        for split in ("train", "test"):
+            images = data.load(name, split, size=32)
+            print(f"{name} {split}: {len(images.labels)} images, {tuple(images.images.shape[1:])}, {images.source}")
+    return 0
+
+
+# ---- what they print -----------------------------------------------------------------------------------------------
+
+def first_table(markdown):
+    """The first table of a Markdown text, with the heading above it; all of the text where there is none."""
+    lines = markdown.splitlines()
+    start = next((number for number, line in enumerate(lines) if line.startswith("|")), None)
+    if start is None:
+        return markdown.strip()
+    end = next((number for number in range(start, len(lines)) if not lines[number].startswith("|")), len(lines))
+    heading = [line.lstrip("# ") for line in lines[:start] if line.startswith("#")][-1:]
+    return "\n".join([*heading, *lines[start:end]])
+
+
+def pictures(notebook):
+    """The PNG outputs of an executed notebook, in order, as bytes."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                yield base64.b64decode("".join(output["data"]["image/png"]))
+
+
+def shown(path):
+    """A path as short as it can be written from here."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

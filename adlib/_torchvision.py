@@ -1,0 +1,36 @@
+"""The one place that imports torchvision: `torchvision = import_torchvision()`.
+
+Only code that needs torchvision calls this (reading raw datasets, building a ResNet); a job that reads prepared data
+does not pay for the import. torch must stand first in the importing module, as everywhere in adlib.
+"""
+import sys
+
+import torch
+
+
+_operators = []  # the declarations below live as long as this list keeps a reference to them
+
+
+def import_torchvision():
+    """Returns the module torchvision, also where its compiled half does not fit the torch that is installed.
+
+    The usual torchvision wheel beside a CPU build of torch stops at import with "operator torchvision::nms does not
+    exist", since its compiled half wants CUDA libraries. Models, datasets and transforms need only the Python half,
+    which imports once the two missing operators are declared. Then `torchvision.ops.nms` and `torchvision.io` stay
+    unusable; adlib reads images with Pillow and uses neither. Any other error of the import is passed on.
+    """
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "operator torchvision::" not in str(error):
+            raise
+        # What was imported halfway would be found again in place of the whole.
+        for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
+            del sys.modules[name]
+        if not _operators:
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            for name in ("nms", "qnms"):
+                library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            _operators.append(library)
+        import torchvision
+    return torchvision

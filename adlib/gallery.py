@@ -1,0 +1,112 @@
+"""results/gallery: of each paper one executed notebook on real data, without the traces of the machine it ran on.
+
+    job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
+    hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb and two_stage.scores.csv.gz
+"""
+import json
+import os
+import re
+import tempfile
+
+from adlib import results
+from adlib.register import CHECKOUT, describe, jobs
+from adlib.sweep import notebook_path, outstanding, rows_path, scores_path
+
+
+RESULTS = CHECKOUT / "results"
+LARGEST = 1_500_000  # bytes: more than that a forge does not render
+
+
+def choose(register, paper):
+    """The job of [paper.gallery]: profile paper if it has rows and a notebook, else quick. Raises ValueError."""
+    if paper not in register or "gallery" not in register[paper]:
+        known = ", ".join(name for name in register if "gallery" in register[name]) or "none"
+        raise ValueError(f"no [{paper}.gallery] in experiments.toml; papers with one: {known}")
+    wanted = register[paper]["gallery"]
+    seeds = [wanted.get("seed", (register[paper].get("seeds") or [0])[0])]
+    for profile in ("paper", "quick"):
+        (job,) = jobs(register, [paper], [wanted["dataset"]], [str(wanted["class"])], seeds, profile,
+                      protocols=[wanted.get("protocol", "official")])  # fmt: skip
+        if is_there(job):
+            return job
+    return job
+
+
+def is_there(job):
+    """Whether a job's rows, notebook and scores stand under results/."""
+    _, done, _ = outstanding([job], RESULTS)
+    return bool(done) and notebook_path(RESULTS, job).is_file() and scores_path(RESULTS, job).is_file()
+
+
+def hang(job, licence):
+    """Write the cleaned notebook and the scores of a job; returns the notebook's path. Raises ValueError if too big."""
+    row = next(row for row in results.read(rows_path(RESULTS, job)) if row["job"] == job["id"])
+    given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
+    place = f"on `{row['device']}`" if row["device"] else "on a device not recorded"
+    text = (f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
+            f"Settings of the profile: {given}.  \n{licence}").rstrip()  # fmt: skip
+    path = _write(job["paper"], notebook_path(RESULTS, job), text)
+    results.write_whole(path.with_name(f"{job['paper']}.scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
+    return path
+
+
+def hang_summary():
+    """Write the cleaned summary; returns its path."""
+    return _write("summary", RESULTS / "notebooks" / "summary.ipynb", "Executed on the rows under `results/`; each "
+                  "number stands beside its profile.")  # fmt: skip
+
+
+def _write(name, source, header):
+    content = cleaned(source.read_text(encoding="utf-8"), header).encode()
+    if len(content) > LARGEST:
+        raise ValueError(f"{source} is {len(content) / 1e6:.1f} MB, more than the gallery's {LARGEST / 1e6:.1f} MB: "
+                         "make its pictures smaller")  # fmt: skip
+    path = RESULTS / "gallery" / f"{name}.ipynb"
+    results.write_whole(path, content)
+    return path
+
+
+def cleaned(text, header):
+    """The text of an executed notebook with `header` as its first cell, without times, random ids and paths.
+
+    The same run on another machine gives the same bytes as far as its outputs do.
+    """
+    notebook = json.loads(text)
+    notebook["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+                            "language_info": {"name": "python"}}  # fmt: skip
+    cells = [{"cell_type": "markdown", "metadata": {}, "source": header}, *notebook["cells"]]
+    for number, cell in enumerate(cells):
+        source = "".join(cell["source"])
+        if "injected-parameters" in cell["metadata"].get("tags", []):
+            source = re.sub(r"(?m)^(out_dir|results_dir) = .*$", r"\1 = None", source)
+        cell.update(id=f"cell-{number:02d}", source=source)  # papermill gives its cell a random id
+        for noise in ("papermill", "execution"):
+            cell["metadata"].pop(noise, None)
+        for output in cell.get("outputs", []):
+            output.get("metadata", {}).pop("papermill", None)
+    notebook["cells"] = cells
+    return json.dumps(_without_paths(notebook, _places()), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _places():
+    """(regular expression, what a reader sees instead) of the folders of this machine, the longest first."""
+    places = {str(CHECKOUT): ".", os.path.expanduser("~"): "~"}
+    for name in ("ADLIB_DATA", "ADLIB_CACHE"):
+        if os.environ.get(name):
+            places[os.path.abspath(os.environ[name])] = f"${name}"
+    found = [(re.escape(path) + r"(?![\w.-])", label) for path, label in places.items() if len(path) > 1]
+    found.append((re.escape(tempfile.gettempdir()) + r"/[\w./-]*", "TEMPORARY"))
+    return sorted(found, key=lambda place: -len(place[0]))
+
+
+def _without_paths(value, places):
+    """The same JSON value, paths replaced in all its texts but pictures."""
+    if isinstance(value, str):
+        for pattern, label in places:
+            value = re.sub(pattern, label, value)
+        return value
+    if isinstance(value, list):
+        return [_without_paths(item, places) for item in value]
+    if isinstance(value, dict):
+        return {key: item if key.startswith("image/") else _without_paths(item, places) for key, item in value.items()}
+    return value

@@ -1,0 +1,131 @@
+"""Every picture that more than one notebook draws. Each function draws on new axes and returns the figure.
+
+    plots.image_rows({"input": x, "error": errors}, titles=kind)
+"""
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from adlib import metrics
+
+
+NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
+plt.rcParams.update({
+    "figure.dpi": 80, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
+    "image.cmap": "gray", "legend.frameon": False,
+})  # fmt: skip
+
+
+def _array(values):
+    return values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)
+
+
+def _picture(pictures):
+    """Pictures with channels brought to [0, 1]: bytes by 255, floats from [-1, 1]; maps (N, H, W) stay as they are."""
+    values = _array(pictures)
+    if values.ndim == 3:
+        return values
+    is_bytes = "uint8" in str(pictures.dtype)
+    return (values / 255 if is_bytes else (values + 1) / 2).clip(0, 1)
+
+
+def image_rows(rows, titles=None, colours=None):
+    """One row of pictures for each entry of `rows`, its name at the left; columns belong together.
+
+    rows: name -> (N, C, H, W) or (N, H, W). Pictures with channels are shown as they are ([-1, 1] floats or uint8);
+    those without are maps, in colour, one scale for the whole row, given at its right. titles: N texts above the first
+    row, in `colours` where given.
+    """
+    rows = {name: _picture(pictures) for name, pictures in rows.items()}
+    n = len(next(iter(rows.values())))
+    figure, axes = plt.subplots(len(rows), n, figsize=(0.62 * n + 1.4, 0.65 * len(rows) + 0.2), squeeze=False)
+    figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    for line, (name, pictures) in zip(axes, rows.items(), strict=True):
+        is_map = pictures.ndim == 3
+        low, high = (pictures.min(), pictures.max()) if is_map else (0, 1)
+        for axis, picture in zip(line, pictures, strict=True):
+            if is_map:
+                drawn = axis.imshow(picture, cmap="magma", vmin=low, vmax=high)
+            else:
+                axis.imshow(picture.transpose(1, 2, 0).squeeze(), vmin=0, vmax=1)
+            axis.set(xticks=[], yticks=[])
+            axis.spines[:].set_visible(False)
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center")
+        if is_map:
+            beside = line[-1].inset_axes([1.1, 0.05, 0.12, 0.9])  # takes no room from the columns
+            figure.colorbar(drawn, cax=beside).ax.tick_params(labelsize=7)
+    for index, title in enumerate(titles or []):
+        axes[0, index].set_title(title, color=None if colours is None else colours[index], fontsize=8)
+    return figure
+
+
+def curves(panels, xlabel="epoch"):
+    """Panels side by side: title -> {label: values}, one value for each epoch, counted from 1."""
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.4), squeeze=False, layout="constrained")
+    for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
+        for label, values in lines.items():
+            axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, marker="o", markersize=2.5)
+        axis.set(title=title, xlabel=xlabel)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if len(lines) > 1:
+            axis.legend()
+    return figure
+
+
+def score_histograms(scores, is_anomalous):
+    """One panel for each method: the densities of the scores of normal and of anomalous images, AUROC above it."""
+    is_anomalous = _array(is_anomalous).astype(bool)
+    figure, axes = plt.subplots(1, len(scores), figsize=(2.3 * len(scores), 2.2), squeeze=False, layout="constrained")
+    for axis, (method, values) in zip(axes[0], scores.items(), strict=True):
+        values = _array(values)
+        bins = np.linspace(*np.quantile(values, [0.001, 0.999]), 41)
+        for part, colour, label in [(~is_anomalous, NORMAL, "normal"), (is_anomalous, ANOMALOUS, "anomalous")]:
+            axis.hist(values[part].clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, color=colour, label=label)
+        axis.set(title=f"{method}\nAUROC {metrics.auroc(values, is_anomalous):.3f}", xlabel="score", yticks=[])
+        axis.spines["left"].set_visible(False)
+    axes[0, 0].legend(fontsize=8)
+    return figure
+
+
+def roc_curves(scores, is_anomalous):
+    """The ROC curve of each method: method -> (N,) scores."""
+    figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
+    for method, values in scores.items():
+        fpr, tpr = metrics.roc_curve(values, is_anomalous)
+        axis.plot(fpr, tpr, label=f"{method} ({metrics.auroc(values, is_anomalous):.3f})")
+    axis.plot([0, 1], [0, 1], color="0.7", linestyle=":", linewidth=1)
+    axis.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
+    axis.legend(loc="lower right", fontsize=8)
+    return figure
+
+
+def class_bars(title, metric, class_names, series):
+    """Bars per class, one color per method, from chance (0.5; aupro: 0) up or down; printed means as dashed lines.
+
+    Takes what `results.bars` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value in
+    [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run stays empty.
+    """
+    palette = [*plt.get_cmap("tab10").colors, *plt.get_cmap("Set2").colors]
+    inches = min(9, max(4.5, 1.2 + 0.11 * len(class_names) * (len(series) + 2)))
+    columns = max(1, min(len(series), int(inches / 2.2)))
+    figure, axis = plt.subplots(figsize=(inches, 2.6 + 0.17 * -(-len(series) // columns)), layout="constrained")
+    values = [value for one in series for value in (*one["classes"].values(), one["published"]) if value is not None]
+    start = 0 if metric == "aupro" else 0.5
+    width = 0.84 / max(len(series), 3)
+    for index, one in enumerate(series):
+        color = palette[one["color"] % len(palette)]
+        heights = np.array([one["classes"].get(name, np.nan) for name in class_names]) - start
+        at = np.arange(len(class_names)) + (index - (len(series) - 1) / 2) * width
+        printed = "" if one["published"] is None else f" (printed {one['published']:.3f})"
+        axis.bar(at, heights, width, bottom=start, color=color, label=one["label"] + printed)
+        if one["published"] is not None:
+            axis.axhline(one["published"], color=color, linestyle="--", linewidth=1)
+    axis.axhline(start, color="0.3", linewidth=0.8)
+    lowest = min(start, np.floor(min(values) * 20) / 20)
+    axis.set(title=title, xlim=(-0.6, len(class_names) - 0.4), ylim=(lowest, 1.005))
+    axis.set_ylabel(metric.replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO"))
+    crowded = max(map(len, class_names)) * len(class_names) > 9 * inches
+    axis.set_xticks(range(len(class_names)), class_names, **({"rotation": 35, "ha": "right"} if crowded else {}))
+    # below the axes, never on a bar
+    figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
+    return figure

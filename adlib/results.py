@@ -1,0 +1,366 @@
+"""What came out beside what the papers printed: result rows, published tables, verdicts, the summary.
+
+    results.save(out_dir, [results.row(paper="two_stage", method="cae", ...)], scores)     # in a notebook, at its end
+    results.merge("results/two_stage.csv", rows)                                           # in the sweep
+    for record in results.compare(["two_stage"]):                                          # in a notebook
+        print(record["method"], record["published"], record["ours_mean"], record["profile"], record["verdict"])
+    results.write_summary("results")                                                       # results/summary.md
+
+Rows are dicts of text (`rows.py`); what the papers printed stands in published/<paper>.csv, one cell a line.
+"""
+from pathlib import Path
+
+import numpy as np
+
+from .files import read_table, write_whole
+from .rows import COLUMNS, KEY, METRICS, merge, progress, read, row, save, standing
+
+
+__all__ = [
+    "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "published", "verdict", "read_all",
+    "compare", "ours_alone", "bars", "collect", "sections", "summary_markdown", "write_summary", "write_whole",
+]  # fmt: skip
+
+PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def published(paper, folder=None):
+    """The printed cells of a paper, from published/<paper>.csv: dicts of text, `value` a float, and `unit` added.
+
+    folder: where the file is (None: the checkout's published/). `unit` is one unit in the last printed place: 0.001
+    for the text 0.750, so trailing zeros matter. Raises FileNotFoundError, and ValueError naming file and line.
+    """
+    folder = CHECKOUT / "published" if folder is None else Path(folder)
+    path = folder / f"{paper}.csv"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.csv"))) or "none"
+        raise FileNotFoundError(f"no published table {path}; there are: {known}")
+    cells = []
+    for number, line in read_table(path, PUBLISHED_COLUMNS):
+        where = f"{path}, line {number}"
+        if line["paper"] != paper:
+            raise ValueError(f"{where}: paper is {line['paper']!r}, not {paper!r}")
+        if line["metric"] not in METRICS:
+            raise ValueError(f"{where}: metric is {line['metric']!r}, none of {', '.join(METRICS)}")
+        whole, _, decimals = line["value"].partition(".")
+        if not (whole in ("0", "1") and decimals.isdecimal() and 0 <= float(line["value"]) <= 1):
+            raise ValueError(f"{where}: value is {line['value']!r}, not a number in [0, 1] such as 0.973")
+        cells.append({**line, "value": float(line["value"]), "unit": 10.0 ** -len(decimals)})
+    return cells
+
+
+def verdict(published, unit, ours, n_expected, profile):
+    """One phrase on a printed number beside ours, the mean over seeds of the mean over classes.
+
+    published: the printed value; unit: one unit of its last place. ours: per seed a list of values, one per class, the
+    same classes for each seed; n_expected: classes the printed number is over (0: not known). "not run" without
+    values; "indicative: 3 of 10 classes, quick, 1 seed" unless every class ran in profile "paper"; else "reproduced"
+    (off by at most 0.01 and half a unit), "within noise" (the printed value lies in the 95 % t-interval of three or
+    more seeds), "above" or "below".
+    """
+    if not ours:
+        return "not run"
+    if profile != "paper" or len(ours[0]) != n_expected:
+        seeds = f"{len(ours)} seed{'s' * (len(ours) > 1)}"
+        return f"indicative: {len(ours[0])} of {n_expected or '?'} classes, {profile}, {seeds}"
+    means = np.array([np.mean(values) for values in ours])
+    difference = float(means.mean() - published)
+    rounding = 1e-9  # so that a difference of just the tolerance counts as within it, whatever binary fractions do
+    if abs(difference) <= 0.01 + unit / 2 + rounding:
+        return "reproduced"
+    if len(means) >= 3:
+        from scipy.special import stdtrit  # Student's t; here, for a job does not need SciPy
+
+        half_width = stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / np.sqrt(len(means))
+        if abs(difference) <= half_width + rounding:
+            return "within noise"
+    return "above" if difference > 0 else "below"
+
+
+def read_all(results_dir=None):
+    """The rows of every results_dir/*.csv (None: the checkout's results/), those that stand; checked as by `read`."""
+    folder = CHECKOUT / "results" if results_dir is None else Path(results_dir)
+    return [cells for path in sorted(folder.glob("*.csv")) for cells in standing(read(path))]
+
+
+def compare(papers=None, results_dir=None, published_dir=None, register=None):
+    """What was printed beside what came out: one dict per printed (method, weights, dataset, protocol, metric).
+
+    papers: list of keys (None: all with a published table). register: set of job ids (None: nothing is stale).
+    Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
+    classes), unit, note, ours_mean, ours_std (over seeds; None for one), classes {class: mean over seeds}, n_classes,
+    n_expected, n_seeds, n_stale, profile, data, image_size, row_paper, verdict; the middle ones None where not run.
+
+    Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
+    the printed backbone, with trained weights, never random ones; of several image sizes or sources of weights the one
+    with most rows. Of seeds with different classes, those with the largest set of classes.
+    """
+    folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
+    papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
+    rows = [cells for cells in read_all(results_dir) if cells["status"] == "ok"]
+    records = []
+    for paper in papers:
+        groups = {}
+        for cell in published(paper, folder):
+            key = tuple(cell[name] for name in ("paper", "method", "weights", "dataset", "protocol", "metric"))
+            groups.setdefault(key, []).append(cell)
+        records += [
+            _compare_group(cells, rows, register) for cells in groups.values()
+            if not all(cell["class"].startswith("mean_") for cell in cells)  # a mean over a part says nothing alone
+        ]  # fmt: skip
+    return records
+
+
+def _compare_group(cells, rows, register):
+    """The record of `compare` for the printed cells of one group."""
+    record = {name: cells[0][name] for name in ("paper", "method", "weights", "dataset", "protocol", "metric")}
+    means = [cell for cell in cells if cell["class"] == "mean"]
+    means = means or [cell for cell in cells if not cell["class"].startswith("mean_")]
+    printed = [cell["class"] for cell in cells if not cell["class"].startswith("mean")]
+    record["published"] = float(np.mean([cell["value"] for cell in means]))
+    record["unit"] = means[0]["unit"]
+    record["note"] = "; ".join(dict.fromkeys(cell["note"] for cell in cells if cell["note"]))
+    over_all = means[0]["class"] == "mean"
+    expected = (class_names(record["dataset"]) or printed) if over_all else printed
+    rows = [
+        line for line in rows
+        if all(line[name] == record[name] for name in ("method", "dataset", "protocol"))
+        and line["weights"].split("/")[0] == record["weights"] and not line["weights"].endswith("/random")
+        and line[record["metric"]] != "" and (over_all or line["class"] in printed)
+    ]  # fmt: skip
+    for source in (record["paper"], "baselines"):
+        for profile in ("paper", "quick"):
+            mine = [line for line in rows if line["paper"] == source and line["profile"] == profile]
+            if mine:
+                return _with_ours(record, _largest_variant(mine), len(expected), register)
+    return _with_ours(record, [], len(expected), register)
+
+
+def _largest_variant(rows):
+    """Of rows that differ in weights or image size: those of the variant with the most rows, then the newest."""
+    variants = {}
+    for line in rows:
+        variants.setdefault((line["weights"], line["image_size"]), []).append(line)
+    return max(variants.values(), key=lambda some: (len(some), max(line["finished"] for line in some)))
+
+
+def _with_ours(record, rows, n_expected, register):
+    """The record with what these rows, of one method and one profile, say; its verdict where a number was printed."""
+    seeds = {}
+    for line in rows:
+        seeds.setdefault(int(line["seed"]), {})[line["class"]] = float(line[record["metric"]])
+    seeds = dict(sorted(seeds.items()))
+    largest = max(seeds.values(), key=len).keys() if seeds else set()  # the first of them, where several are as large
+    seeds = {seed: values for seed, values in seeds.items() if values.keys() == largest}
+    rows = [line for line in rows if int(line["seed"]) in seeds]
+    classes = {line["class"]: np.mean([values[line["class"]] for values in seeds.values()]) for line in rows}
+    ours = [list(values.values()) for values in seeds.values()]
+    means = [np.mean(values) for values in ours]
+    one = {name: rows[0][name] if rows else None for name in ("profile", "image_size")}
+    return record | one | {
+        "row_paper": rows[0]["paper"] if rows else None,
+        "row_weights": rows[0]["weights"] if rows else None,
+        "ours_mean": float(np.mean(means)) if rows else None,
+        "ours_std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+        "classes": {name: float(value) for name, value in classes.items()},
+        "n_classes": len(classes), "n_expected": n_expected, "n_seeds": len(seeds),
+        "n_stale": sum(register is not None and line["job"] not in register for line in rows),
+        "data": ", ".join(sorted({line["data"] for line in rows if line["data"]})) or None,
+        "verdict": verdict(record["published"], record["unit"], ours, n_expected, one["profile"])
+        if record["published"] is not None else "not printed",
+    }  # fmt: skip
+
+
+def class_names(dataset):
+    """The classes a mean over `dataset` is over, as data.py names them; [] where it does not know the dataset."""
+    from . import data  # here, for it imports torch
+
+    return list(data.CLASS_NAMES.get(dataset, []))
+
+
+def ours_alone(records, results_dir=None, register=None):
+    """Rows that stand beside no printed number (other methods, profile demo, a user's images), as `compare`'s records.
+
+    records: those of `compare`. One record per paper, method, weights, dataset, protocol, image size, profile and
+    metric (AUROC, and the pixel metrics where there are any); `published` is None and the verdict "not printed".
+    """
+    shown = {(r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], r["image_size"], r["profile"])
+             for r in records}  # fmt: skip
+    groups = {}
+    for line in read_all(results_dir):
+        key = tuple(line[c] for c in ("paper", "method", "weights", "dataset", "protocol", "image_size", "profile"))
+        for metric in ("auroc", "pixel_auroc", "aupro"):
+            if line["status"] == "ok" and line[metric] != "" and key not in shown:
+                groups.setdefault((metric, *key), []).append(line)
+    records = [
+        _with_ours(
+            {name: rows[0][name] for name in ("paper", "method", "weights", "dataset", "protocol")}
+            | {"metric": metric, "published": None, "unit": None, "note": ""},
+            rows, len(class_names(rows[0]["dataset"])), register,
+        )
+        for (metric, *_), rows in groups.items()
+    ]  # fmt: skip
+    return sorted(records, key=lambda r: (r["paper"] == "baselines", r["paper"], r["dataset"], r["protocol"]))
+
+
+def bars(records, alone=()):
+    """What to draw per class: a list of figures, one per paper, dataset, protocol and metric that have any rows.
+
+    Takes the records of `compare` and `ours_alone`. Each figure is a dict: title, metric, class_names, and series, a
+    list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
+    value}, "published" (float or None)}, the paper's own method first and the baselines last.
+    Baselines without a printed number stand in the figures of every paper that has the dataset.
+    """
+    figures, colors, drawn = {}, {}, []
+    for record in (one for one in [*records, *alone] if one["n_seeds"]):  # `alone` has the baselines last
+        key = tuple(record[name] for name in ("paper", "dataset", "protocol", "metric"))
+        of_papers = [series for other, series in figures.items() if other[0] != "baselines" and other[1:] == key[1:]]
+        for series in (key[0] == "baselines" and of_papers) or [figures.setdefault(key, [])]:
+            # a second profile or image size of a method is left to the tables
+            if all((one["method"], one["row_weights"]) != (record["method"], record["row_weights"]) for one in series):
+                series.append(record)
+    for key, series in figures.items():
+        series = sorted(series, key=lambda one, own=key[0]: (one["method"] != own, one["row_paper"] != own))
+        names = class_names(key[1])
+        ran = {name for record in series for name in record["classes"]}
+        names = [name for name in names if name in ran] + sorted(ran - set(names))
+        drawn.append({
+            "title": f"{key[0]}: {key[1]}, {key[2]}", "metric": key[3], "class_names": names,
+            "series": [{"label": f"{_method(record)}, {record['profile']}", "classes": record["classes"],
+                        "color": colors.setdefault(record["method"], len(colors)),
+                        "published": record["published"]} for record in series],
+        })  # fmt: skip
+    return drawn
+
+
+def sections(records, alone=(), failed=(), stale=(), n_missing=None):
+    """The parts of the summary, title -> Markdown; each says so where there is nothing.
+
+    records: those of `compare`; alone: those of `ours_alone`; failed: rows with status failed; stale: rows whose job
+    the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known.
+    """
+    ran = [record for record in records if record["n_seeds"]]
+    parts = []
+    for paper in dict.fromkeys(record["paper"] for record in ran):
+        some = [record for record in ran if record["paper"] == paper]
+        notes = dict.fromkeys(f"- {r['method']}: {r['note']}" for r in some if r["note"])
+        parts += [f"### {paper}", _compared(some), "\n".join(notes)]
+    not_run = {}
+    for record in records:
+        if not record["n_seeds"]:
+            place = f"{record['paper']}, {record['dataset']}, {record['protocol']}"
+            value = f"{_method(record)} {_as_printed(record)}"
+            not_run.setdefault(place, []).append(value + (f" ({record['metric']})" * (record["metric"] != "auroc")))
+    missing = [f"- {place}: printed {', '.join(values)}" for place, values in not_run.items()]
+    jobs = f"{n_missing[0]} of the register's {n_missing[1]} jobs (all profiles) have no rows." if n_missing else ""
+    return {
+        "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
+        "Other rows": _joined([
+            "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
+            "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
+        "Not run": _joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
+        "Failed jobs": _listed(failed, ["job", "error", "finished"]) if failed else "None.",
+        "Stale rows": _joined([
+            "The register does not hold the jobs of these rows, or not with these settings (any more). They are kept "
+            "and counted above, and run again only when asked for with `FORCE=1`.",
+            _listed(stale, ["settings"])]) if stale else "None.",
+        "What the numbers are": DEFINITIONS,
+    }  # fmt: skip
+
+
+def _compared(records):
+    header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
+    return _markdown_table(header, [
+        [r["dataset"], r["protocol"], f"**{_method(r)}**" if r["method"] == r["paper"] else _method(r), r["metric"],
+         _as_printed(r), _as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
+    ])  # fmt: skip
+
+
+def _alone(records):
+    header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
+    return _markdown_table(header, [
+        [r["paper"], r["dataset"], r["protocol"], _method(r), r["metric"], _as_ours(r), r["profile"],
+         f"{r['n_classes']} of {r['n_expected'] or '?'}", str(r["n_seeds"]), _remarks(r)] for r in records
+    ])  # fmt: skip
+
+
+def _listed(rows, more):
+    """Rows as a table, one line for all classes and methods that agree in the rest."""
+    names = ["paper", "dataset", "protocol", "seed", "profile", *more]
+    lines = {}
+    for line in rows:
+        lines.setdefault(tuple(line[name] for name in names), {})[line["class"]] = None  # a dict: in order, each once
+    return _markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
+
+
+def _method(record):
+    """The method with its backbone: ours with the source of its weights where it ran, else the printed one."""
+    weights = record["row_weights"] or record["weights"]
+    return f"{record['method']} ({weights})" if weights else record["method"]
+
+
+def _as_printed(record):
+    return f"{record['published']:.{max(3, round(-np.log10(record['unit'])))}f}"
+
+
+def _as_ours(record):
+    spread = "" if record["ours_std"] is None else f" ± {record['ours_std']:.3f}"
+    return f"{record['ours_mean']:.3f}{spread}"
+
+
+def _remarks(record):
+    size = f"{record['image_size']} px" if record["image_size"] else ""
+    data = f"data {record['data']}" if record["data"] not in (None, "official", "embedded") else ""
+    stale = f"{record['n_stale']} of {record['n_classes'] * record['n_seeds']} rows stale" if record["n_stale"] else ""
+    return ", ".join(part for part in (size, data, stale) if part)
+
+
+def _markdown_table(header, lines):
+    cells = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
+
+
+def _joined(parts):
+    return "\n\n".join(part for part in parts if part)
+
+
+DEFINITIONS = """\
+- **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
+  there are two or more. Where seeds ran different classes, those with the largest set of classes count.
+- **auroc**: the share of pairs of a normal and an anomalous test image in which the anomalous one has the higher score;
+  ties count one half; 0.5 is chance. **balanced_accuracy**: the largest (TPR + TNR) / 2 over all thresholds.
+- **profile**: `paper` is what the paper says, or the best reading of it; `quick` is real data with less training, and
+  its numbers say little about the paper; `demo` is embedded data and is never set beside a printed number.
+- **verdict**, in profile `paper` with every class run: *reproduced*, at most 0.01 and half a unit of the printed
+  rounding away; *within noise*, three or more seeds whose 95 % t-interval holds the printed value; else *above* or
+  *below*. *indicative*: anything less than that, and what there is.
+- **printed**: the mean that the paper prints, or, where it prints none, the mean of the classes that it prints."""
+
+
+def summary_markdown(records, **parts):
+    """The whole summary as Markdown; takes what `sections` takes."""
+    title = "# What the papers print, and what came out here\n\nWritten from the result rows; no number here is typed."
+    return _joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
+
+
+def collect(results_dir=None, published_dir=None, register=None):
+    """What `sections` takes, as a dict, from the files. register: set of job ids; None: nothing is stale or missing."""
+    rows = read_all(results_dir)
+    records = compare(None, results_dir, published_dir, register)
+    good = [line for line in rows if line["status"] == "ok"]
+    missing = None if register is None else (len(register - {line["job"] for line in good}), len(register))
+    return {
+        "records": records, "alone": ours_alone(records, results_dir, register),
+        "failed": [line for line in rows if line["status"] == "failed"],
+        "stale": [] if register is None else [line for line in good if line["job"] not in register],
+        "n_missing": missing,
+    }  # fmt: skip
+
+
+def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
+    """Write out_dir/summary.md from the rows in results_dir (None: out_dir itself); returns its path."""
+    path = Path(out_dir) / "summary.md"
+    parts = collect(out_dir if results_dir is None else results_dir, published_dir, register)
+    write_whole(path, summary_markdown(**parts).encode())
+    return path

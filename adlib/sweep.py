@@ -1,0 +1,242 @@
+"""The sweep: jobs of the register -> workers -> result rows.
+
+    register = load()
+    report = reproduce(jobs(register, profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
+
+Each worker (`worker.py`) is an executor of its own, because one killed worker breaks every future of a pool; a job
+whose worker died is submitted again to a new one. Only the parent writes under `out`.
+"""
+import hashlib
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+from pathlib import Path
+
+from adlib import results
+from adlib.register import CHECKOUT, describe, place
+from adlib.worker import cell_seconds, cores, job_parameters, last_line, process_slot, run_job
+
+
+ATTEMPTS = 3  # times that a job is submitted while its workers die
+
+
+def notebook_path(out, job):
+    """Where the executed notebook of a job stands under `out`."""
+    dataset = job["dataset"]
+    if ":" in dataset:  # folder:PATH: the last part of the path, and a hash, since many end alike
+        kind, path = dataset.split(":", 1)
+        dataset = f"{kind}-{Path(path).stem}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
+    name = f"{dataset}-{job['protocol']}-{job['class']}-seed{job['seed']}-{job['profile']}"
+    return Path(out) / "notebooks" / job["paper"] / (re.sub(r"[^\w.-]+", "_", name) + ".ipynb")
+
+
+def scores_path(out, job):
+    """Where the per-image scores of a job stand under `out`."""
+    return Path(out) / "scores" / f"{job['id']}.csv.gz"
+
+
+def rows_path(out, job):
+    """Where the rows of a job's paper stand under `out`."""
+    return Path(out) / f"{job['paper']}.csv"
+
+
+def outstanding(jobs, out):
+    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`."""
+    taken = {}  # place -> ids of the ok rows there
+    for path in {rows_path(out, job) for job in jobs}:
+        for row in results.read(path):
+            if row["status"] == "ok":
+                taken.setdefault(place(row), set()).add(row["job"])
+    done = [job for job in jobs if job["id"] in taken.get(place(job), ())]
+    stale = [job for job in jobs if place(job) in taken and job not in done]
+    return [job for job in jobs if job not in done and job not in stale], done, stale
+
+
+def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None, new_slot=None):
+    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two where there are two cores).
+
+    Says what it does on stdout, with a bar on stderr where that is a terminal. Returns a dict: ok and failed (lists of
+    jobs), done and stale (not run, see `outstanding`; force=True runs them again), seconds, outside (share of the
+    workers' time that no notebook cell was running). Raises ValueError before anything runs for a job that does not
+    fit its notebook and for a damaged result file. new_slot(number): an executor for one job at a time.
+    """
+    out = Path(out).resolve()
+    notebooks = CHECKOUT / "notebooks" if notebooks is None else Path(notebooks).resolve()
+    for job in jobs:
+        job_parameters(job, device, None, notebooks / f"{job['paper']}.ipynb")
+    todo, done, stale = outstanding(jobs, out)
+    if force:
+        todo, done, stale = list(jobs), [], []
+    report = {"ok": [], "failed": [], "done": done, "stale": stale, "seconds": 0.0, "outside": 0.0}
+    for job in stale:
+        print(f"stale, not run: the rows of {describe(job)} come from other settings; FORCE=1 runs it again")
+    if done:
+        print(f"{len(done)} of {len(jobs)} jobs have their rows already")
+    if not todo:
+        print("nothing to run")
+        return report
+    n_jobs = max(1, min(n_jobs or min(2, cores()), len(todo)))
+    options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
+    started, inside = time.monotonic(), 0.0
+    with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as root:
+        make = new_slot or (lambda number: process_slot(max(1, cores() // n_jobs), root))
+        with _Slots(n_jobs, make) as slots, _bar(len(todo)) as bar:
+            for job, outcome in slots.run(todo, options, root, lambda *state: _show(bar, *state)):
+                inside += outcome["cell_seconds"]
+                keep(out, job, outcome)
+                report["failed" if outcome["error"] else "ok"].append(job)
+                bar.write(_line(job, outcome), file=sys.stdout)
+                sys.stdout.flush()
+    report["seconds"] = time.monotonic() - started
+    report["outside"] = max(0.0, 1 - inside / (n_jobs * report["seconds"]))
+    return report
+
+
+class _Slots:
+    """n executors for one job each; leaving the context ends their processes, whatever they do."""
+
+    def __init__(self, n, make):
+        self.others = set(multiprocessing.active_children())  # not ours
+        self.make = make
+        self.slots = [make(number) for number in range(n)]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, *_):
+        ours = set(multiprocessing.active_children()) - self.others
+        if kind is not None:  # an error or Ctrl-C: there may be jobs running
+            for process in ours:
+                process.terminate()
+            for process in ours:
+                process.join(10)
+                process.kill()
+        for slot in self.slots:
+            slot.shutdown(wait=True, cancel_futures=True)
+
+    def run(self, jobs, options, root, show):
+        """Yield (job, outcome) as jobs finish, each job once; show(finished, running) about twice a second."""
+        queue, running, finished = deque((job, 1) for job in jobs), {}, 0
+        free = list(range(len(self.slots)))[::-1]
+        while queue or running:
+            while queue and free:
+                number, (job, attempt) = free.pop(), queue.popleft()
+                # a folder for each attempt: the kernel of a killed worker may write for another second
+                work = os.path.join(root, f"{job['id']}-{attempt}")
+                future = self._submit(number, job, {**options, "work": work})
+                running[future] = (number, job, attempt, work)
+            show(finished, [(job, work) for _, job, _, work in running.values()])
+            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+                number, job, attempt, work = running.pop(future)
+                free.append(number)
+                error = future.exception()
+                if isinstance(error, BrokenExecutor):
+                    self._rebuild(number)
+                    if attempt < ATTEMPTS:
+                        queue.appendleft((job, attempt + 1))
+                        continue
+                    outcome = _failure(f"the worker died {ATTEMPTS} times", work)
+                elif error is not None:
+                    outcome = _failure(last_line(error), work)
+                else:
+                    outcome = future.result()
+                finished += 1
+                yield job, outcome
+                shutil.rmtree(work, ignore_errors=True)
+
+    def _submit(self, number, job, options):
+        try:
+            return self.slots[number].submit(run_job, job, options)
+        except BrokenExecutor:  # the worker died between two jobs
+            self._rebuild(number)
+            return self.slots[number].submit(run_job, job, options)
+
+    def _rebuild(self, number):
+        self.slots[number].shutdown(wait=False)
+        self.slots[number] = self.make(number)
+
+
+def _failure(error, work):
+    """The outcome of a job that gave back nothing; papermill saves after each cell, so there may be a notebook."""
+    try:
+        text = Path(work, "executed.ipynb").read_text(encoding="utf-8")
+        json.loads(text)  # the worker may have died while it wrote
+    except (OSError, ValueError):
+        text = None
+    return {"rows": [], "scores": None, "notebook": text, "error": error, "seconds": 0.0,
+            "cell_seconds": cell_seconds(text)}  # fmt: skip
+
+
+def keep(out, job, outcome):
+    """Write what a job gave under `out`: notebook and scores first, the rows last, since they say that it is done.
+
+    A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is.
+    """
+    path = notebook_path(out, job)
+    failed = path.with_suffix(".failed.ipynb")
+    if outcome["error"]:
+        if outcome["notebook"]:
+            results.write_whole(failed, outcome["notebook"].encode())
+        names = ("paper", "dataset", "protocol", "class", "seed", "profile")
+        row = results.row(**{name: job[name] for name in names}, job=job["id"], status="failed",
+                          settings=json.dumps(job["settings"], sort_keys=True, separators=(",", ":")),
+                          error=outcome["error"])  # fmt: skip
+        results.merge(rows_path(out, job), [row])
+        return
+    results.write_whole(path, outcome["notebook"].encode())
+    if outcome["scores"] is not None:
+        results.write_whole(scores_path(out, job), outcome["scores"])
+    results.merge(rows_path(out, job), outcome["rows"])
+    failed.unlink(missing_ok=True)
+
+
+def commit():
+    """The short hash of the checkout's commit, '+dirty' where code, notebooks or register differ; '' without git."""
+    def git(*words):
+        return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--", "adlib", "notebooks", "experiments.toml")
+        return git("rev-parse", "--short", "HEAD") + ("+dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _line(job, outcome):
+    """A finished job in one line: its AUROCs and seconds, or what went wrong."""
+    if outcome["error"]:
+        return f"FAILED {describe(job)}: {outcome['error']}"
+    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in outcome["rows"] if row["auroc"])
+    return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s)"
+
+
+def _bar(total):
+    """The sweep's bar, on stderr; nothing where that is no terminal (a line per finished job is printed anyway)."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True,
+                bar_format="{n:.1f}/{total} jobs |{bar}| {elapsed} gone, {remaining} left{postfix}")  # fmt: skip
+
+
+def _show(bar, finished, running):
+    """Move the bar: whole jobs, and the share of the running ones that their progress files tell."""
+    if bar.disable:
+        return
+    share, what = 0.0, []
+    for job, work in running:
+        try:
+            progress = json.loads(Path(work, "progress.json").read_text(encoding="utf-8"))
+            share += min(progress["done"] / max(1, progress["total"]), 0.99)
+            what.append(f"{job['paper']} {job['dataset']} {job['class']} seed {job['seed']}: {progress['what']}")
+        except (OSError, ValueError, KeyError, TypeError):  # none yet
+            what.append(f"{job['paper']} {job['dataset']} {job['class']} seed {job['seed']}")
+    bar.n = finished + share
+    bar.set_postfix_str("; ".join(what), refresh=True)

@@ -1,0 +1,90 @@
+"""What must agree across files, and what a reader of the repository relies on."""
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+LOCK = (ROOT / "requirements.lock").read_text()
+
+
+def plain(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins():
+    found = {}
+    for line in LOCK.splitlines():
+        requirement, _, marker = line.partition(";")
+        name, version = requirement.strip().split("==")
+        found.setdefault(plain(name), []).append(version)
+    return found
+
+
+def asked_for():
+    extras = PROJECT["optional-dependencies"].values()
+    return [requirement for group in [PROJECT["dependencies"], *extras] for requirement in group]
+
+
+def test_every_requirement_of_pyproject_is_pinned_within_its_range():
+    versions = pins()
+    for requirement in asked_for():
+        name, least = requirement.split(">=")
+        assert plain(name) in versions, f"{name} is not in requirements.lock"
+        for version in versions[plain(name)]:
+            numbers = [[int(part) for part in re.findall(r"\d+", text)] for text in (version, least)]
+            assert numbers[0] >= numbers[1], f"{name}=={version} is older than pyproject asks"
+
+
+def test_the_lock_is_names_and_versions_without_addresses_or_hashes():
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+( ; .+)?", line) for line in LOCK.splitlines())
+
+
+def test_environment_yml_and_makefile_install_the_same_list():
+    environment = (ROOT / "environment.yml").read_text()
+    makefile = (ROOT / "Makefile").read_text()
+    extras = ",".join(PROJECT["optional-dependencies"])
+    assert "-c requirements.lock" in environment and f"-e .[{extras}]" in environment
+    assert f"-c requirements.lock -e '.[{extras}]'" in makefile
+    assert PROJECT["requires-python"] in environment
+
+
+def test_make_help_names_every_target():
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    phony = re.search(r"\.PHONY: (.+)", (ROOT / "Makefile").read_text()).group(1).split()
+    assert [target for target in phony if not re.search(rf"^{target}\s", listed, re.M)] == []
+
+
+def test_the_readme_names_only_make_targets_and_files_that_exist():
+    readme = (ROOT / "README.md").read_text()
+    phony = re.search(r"\.PHONY: (.+)", (ROOT / "Makefile").read_text()).group(1).split()
+    assert set(re.findall(r"`?\bmake ([a-z]+)", "\n".join(re.findall(r"`[^`]+`", readme)))) <= set(phony)
+    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+        assert (ROOT / target).exists(), f"README links to {target}, which is not there"
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\n") if name]
+
+
+def test_no_tracked_file_is_data_sized():
+    assert [str(path) for path in tracked() if path.is_file() and path.stat().st_size > 2_000_000] == []
+
+
+def test_adlib_imports_point_one_way():
+    above = {"sweep", "worker", "gallery", "__main__"}
+    papers = set(tomllib.loads((ROOT / "experiments.toml").read_text()))
+    for path in (ROOT / "adlib").glob("*.py"):
+        imported = set(re.findall(r"^\s*from adlib import (.+)", path.read_text(), re.M))
+        names = {name.split(" as ")[0].strip() for line in imported for name in line.split(",")}
+        if path.stem not in above:
+            assert not names & above, f"{path.name} imports {names & above}"
+        if path.stem in papers:
+            assert not names & {"data", "results", "plots", "register"}, f"{path.name} knows more than tensors"

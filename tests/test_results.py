@@ -1,0 +1,440 @@
+"""Result rows on disk, merged and read; published cells; verdicts against hand-computed cases."""
+import csv
+import gzip
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from adlib import metrics, results, rows
+
+
+JOB = "0123456789ab"
+MINIMAL = "paper='p', method='m', dataset='d', protocol='official', profile='demo', seed=0, class_='c'"
+
+
+def made(**values):
+    """A row of the method two_stage on MNIST's 8, profile paper, unless said otherwise."""
+    return results.row(**{
+        "paper": "two_stage", "method": "two_stage", "dataset": "mnist", "class": "8", "protocol": "official",
+        "seed": 0, "profile": "paper", "image_size": 32, "auroc": 0.9, "job": JOB, "data": "official",
+        "finished": "2026-01-01T00:00:00Z", **values,
+    })  # fmt: skip
+
+
+def failure(**values):
+    return made(method="", auroc=None, status="failed", error="RuntimeError: stopped", **values)
+
+
+# rows
+
+
+def test_a_row_has_all_columns_as_text_and_what_is_missing_stays_empty():
+    row = made(auroc=0.9731234567, train_seconds=12.345, ms_per_image=0.12345, peak_memory_mb=99.7, steps=100)
+    assert list(row) == results.COLUMNS
+    assert [row[name] for name in ("auroc", "train_seconds", "ms_per_image", "peak_memory_mb", "steps")] == [
+        "0.973123", "12.3", "0.123", "100", "100"]  # fmt: skip
+    assert row["aupro"] == row["weights"] == row["error"] == ""
+
+
+def test_a_row_says_when_it_finished_with_which_torch_and_that_all_went_well():
+    import torch
+
+    row = results.row(paper="p", method="m", dataset="d", protocol="official", class_="c", seed=0, profile="demo")
+    assert row["status"] == "ok" and row["class"] == "c"
+    assert row["torch"] == torch.__version__
+    assert len(row["finished"]) == len("2026-01-01T00:00:00Z") and row["finished"].endswith("Z")
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"aucroc": 0.9}, "no column 'aucroc'; it has paper, method"),
+    ({"auroc": 97.3}, r"auroc is '97.300000', not a number in \[0, 1\]"),
+    ({"auroc": float("nan")}, "auroc is 'nan'"),
+    ({"aupro": "high"}, "aupro is 'high', not a number"),
+    ({"status": "done"}, "status is 'done'"),
+    ({"method": None}, "method must not be empty"),
+])  # fmt: skip
+def test_a_bad_row_is_refused_with_the_name_of_what_is_bad(values, message):
+    with pytest.raises(ValueError, match=message):
+        made(**values)
+
+
+def test_a_line_break_in_an_error_does_not_break_the_row():
+    assert failure()["error"] == "RuntimeError: stopped"
+    assert results.row(status="failed", job=JOB, error="first\nsecond,\tthird")["error"] == "first second, third"
+
+
+# what a notebook leaves
+
+
+def test_save_leaves_rows_and_scores_from_which_the_auroc_can_be_computed_again(tmp_path):
+    scores = np.random.default_rng(0).random(50).astype(np.float32)
+    is_anomalous = np.arange(50) % 3 == 0
+    row = made(auroc=metrics.auroc(scores, is_anomalous))
+    columns = {"index": range(50), "kind": ["8"] * 50, "is_anomalous": is_anomalous, "two_stage": scores}
+    results.save(tmp_path / "new" / "folder", [row], columns)
+    assert results.read(tmp_path / "new" / "folder" / "rows.csv") == [row]
+    with gzip.open(tmp_path / "new" / "folder" / "scores.csv.gz", "rt", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == list(columns)
+    again = metrics.auroc([float(line["two_stage"]) for line in lines], [int(line["is_anomalous"]) for line in lines])
+    assert f"{again:.6f}" == row["auroc"]
+
+
+def test_save_takes_tensors(tmp_path):
+    import torch
+
+    results.save(tmp_path, [made()], {"is_anomalous": torch.tensor([True, False]), "m": torch.tensor([0.1, 0.25])})
+    assert gzip.decompress((tmp_path / "scores.csv.gz").read_bytes()) == b"is_anomalous,m\n1,0.1\n0,0.25\n"
+
+
+def test_the_same_run_saves_the_same_bytes(tmp_path):
+    for name in ("a", "b"):
+        results.save(tmp_path / name, [made()], {"index": [0, 1], "m": [0.5, 0.25]})
+    for file in ("rows.csv", "scores.csv.gz"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_save_and_progress_do_nothing_without_a_folder():
+    results.save(None, ["nothing looks at this"], {})
+    results.progress(None, 1, 2, "training")
+
+
+def test_columns_of_different_length_are_refused_and_nothing_is_written(tmp_path):
+    with pytest.raises(ValueError, match="differ in length.*'index': 2.*'m': 3"):
+        results.save(tmp_path, [made()], {"index": [0, 1], "m": [1, 2, 3]})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_progress_tells_the_first_and_the_last_step_and_a_new_stage_and_little_between(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(rows, "write_whole", lambda path, content, durable: written.append(json.loads(content)))
+    for step in range(1001):
+        results.progress(tmp_path, step, 1000, "training" if step < 500 else "scoring")
+    assert written[0] == {"done": 0, "total": 1000, "what": "training"}
+    assert {"done": 500, "total": 1000, "what": "scoring"} in written
+    assert written[-1] == {"done": 1000, "total": 1000, "what": "scoring"}
+    assert len(written) < 100
+
+
+# merging
+
+
+def test_a_merged_file_holds_the_rows_sorted_by_key_with_seeds_as_numbers(tmp_path):
+    path = tmp_path / "results" / "two_stage.csv"
+    results.merge(path, [made(seed=10), made(seed=2), made(seed=2, method="cae"), made(seed=2, **{"class": "1"})])
+    assert [(row["method"], row["class"], row["seed"]) for row in results.read(path)] == [
+        ("cae", "8", "2"), ("two_stage", "1", "2"), ("two_stage", "8", "2"), ("two_stage", "8", "10")]  # fmt: skip
+
+
+def test_the_newest_row_of_a_key_stands(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made(auroc=0.5)])
+    results.merge(path, [made(auroc=0.6, job="other")])  # finished in the same second: the one that came later
+    assert [row["auroc"] for row in results.read(path)] == ["0.600000"]
+    results.merge(path, [made(auroc=0.7, finished="2026-01-02T00:00:00Z")])
+    results.merge(path, [made(auroc=0.8, finished="2025-12-31T00:00:00Z")])
+    assert [row["auroc"] for row in results.read(path)] == ["0.700000"]
+
+
+def test_merging_the_same_rows_twice_changes_no_byte(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made(), failure(job="f" * 12)])
+    once = path.read_bytes()
+    results.merge(path, results.read(path))
+    assert path.read_bytes() == once
+
+
+def test_a_failed_row_is_replaced_by_a_newer_failure_of_its_job_and_goes_when_the_job_succeeds(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [failure(job="a" * 12), failure(job="b" * 12)])
+    results.merge(path, [failure(job="a" * 12, seed=1)])
+    assert [(row["job"], row["seed"]) for row in results.read(path)] == [("b" * 12, "0"), ("a" * 12, "1")]
+    results.merge(path, [made(job="a" * 12)])
+    assert [(row["job"], row["status"]) for row in results.read(path)] == [("b" * 12, "failed"), ("a" * 12, "ok")]
+
+
+def test_a_failure_takes_no_ok_row_away_and_stays_beside_it(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made()])
+    results.merge(path, [failure(finished="2026-01-02T00:00:00Z")])
+    results.merge(path, [made(seed=5, job="c" * 12)])  # of another job
+    assert sorted(row["status"] for row in results.read(path)) == ["failed", "ok", "ok"]
+
+
+def test_a_crash_between_writing_and_renaming_leaves_the_old_file_whole(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made()])
+    old = path.read_bytes()
+    script = (
+        "import os, signal, sys\n"
+        "from adlib import files, results\n"
+        "files.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "results.merge(sys.argv[1], [{**results.read(sys.argv[1])[0], 'seed': '1'}])\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(path)]).returncode == -9
+    assert path.read_bytes() == old
+    results.merge(path, [made(seed=2)])  # the lock died with its process, and what it left is no hindrance
+    assert [row["seed"] for row in results.read(path)] == ["0", "2"]
+
+
+def test_processes_that_merge_at_once_lose_nothing(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    script = (
+        "import sys\n"
+        "from adlib import results\n"
+        f"row = results.row({MINIMAL})\n"
+        "for seed in range(25):\n"
+        "    results.merge(sys.argv[1], [{**row, 'class': sys.argv[2], 'seed': str(seed)}])\n"
+    )
+    processes = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two", "three")]
+    assert [process.wait() for process in processes] == [0, 0, 0]
+    assert [(row["class"], int(row["seed"])) for row in results.read(path)] == [
+        (name, seed) for name in ("one", "three", "two") for seed in range(25)]  # fmt: skip
+
+
+def test_a_missing_file_has_no_rows(tmp_path):
+    assert results.read(tmp_path / "none.csv") == []
+
+
+def damaged(text, how):
+    lines = text.splitlines(keepends=True)
+    if how == "a cell less":
+        return "".join(lines[:2]) + lines[2].replace(",", "", 1)
+    if how == "a metric that is none":
+        return "".join(lines[:2]) + lines[2].replace("0.900000", "0.9x")
+    if how == "cut":
+        return text[:-5]
+    if how == "conflict":
+        return lines[0] + lines[1] + "<<<<<<< HEAD\n" + lines[2]
+    return text.replace("method", "methods", 1)
+
+
+@pytest.mark.parametrize("how, message", [
+    ("a cell less", "line 3: 29 cells instead of 30"),
+    ("a metric that is none", "line 3: auroc is '0.9x'"),
+    ("cut", "line 3: the file ends in the middle"),
+    ("conflict", "line 3: 1 cells instead of 30"),
+    ("header", "line 1: the header is not paper,method"),
+])  # fmt: skip
+def test_a_damaged_file_is_named_with_the_line_and_left_as_it_is(tmp_path, how, message):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made(seed=0), made(seed=1)])
+    path.write_text(damaged(path.read_text(), how))
+    broken = path.read_bytes()
+    for attempt in (lambda: results.read(path), lambda: results.merge(path, [made(seed=2)])):
+        with pytest.raises(ValueError, match=f"two_stage.csv, {message}"):
+            attempt()
+    assert path.read_bytes() == broken
+
+
+def test_bytes_that_are_no_text_are_named_with_the_line(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    results.merge(path, [made()])
+    path.write_bytes(path.read_bytes().replace(b"official", b"\xff\xfe", 1))
+    with pytest.raises(ValueError, match="two_stage.csv, line 2: not text in UTF-8"):
+        results.read(path)
+
+
+def test_a_row_that_is_not_whole_is_refused_before_anything_is_written(tmp_path):
+    path = tmp_path / "two_stage.csv"
+    with pytest.raises(ValueError, match="columns: auroc"):
+        results.merge(path, [{name: value for name, value in made().items() if name != "auroc"}])
+    assert not path.exists()
+
+
+# what was printed
+
+
+def test_the_whole_table_of_two_stage_is_there():
+    cells = results.published("two_stage")
+    table = {(cell["method"], cell["dataset"]): cell["value"] for cell in cells}
+    assert len(cells) == len(table) == 24
+    assert {method: [table[method, name] for name in ("mnist", "cifar10", "fashion_mnist", "fastener")]
+            for method in ("ocsvm", "cae", "deep_svdd", "ocgan", "rotnet", "two_stage")} == {
+        "ocsvm": [0.911, 0.643, 0.909, 0.874], "cae": [0.926, 0.582, 0.923, 0.900],
+        "deep_svdd": [0.948, 0.648, 0.924, 0.917], "ocgan": [0.975, 0.656, 0.923, 0.910],
+        "rotnet": [0.949, 0.833, 0.924, 0.934], "two_stage": [0.973, 0.750, 0.940, 0.987]}  # fmt: skip
+    assert {cell["unit"] for cell in cells} == {0.001}  # 75.0 is printed to the same place as 97.3
+    assert {(cell["class"], cell["protocol"], cell["metric"]) for cell in cells} == {("mean", "official", "auroc")}
+
+
+def test_every_published_file_of_the_checkout_can_be_read():
+    for path in (results.CHECKOUT / "published").glob("*.csv"):
+        assert results.published(path.stem)
+
+
+def test_an_unknown_paper_lists_those_there_are(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nothing.csv; there are: .*two_stage"):
+        results.published("nothing")
+
+
+def write_published(folder, lines):
+    folder.mkdir(exist_ok=True)
+    text = "".join(f"toy,1,{line}\n" for line in lines)
+    (folder / "toy.csv").write_text(",".join(results.PUBLISHED_COLUMNS) + "\n" + text)
+    return folder
+
+
+@pytest.mark.parametrize("line, message", [
+    ("mnist,official,mean,toy,,auroc,97.3,", "line 2: value is '97.3'"),
+    ("mnist,official,mean,toy,,auroc,1.2,", "line 2: value is '1.2'"),
+    ("mnist,official,mean,toy,,auc,0.973,", "line 2: metric is 'auc', none of auroc"),
+    ("mnist,official,mean,toy,,auroc,0.973", "line 2: 9 cells instead of 10"),
+])  # fmt: skip
+def test_a_bad_published_cell_is_named_with_its_line(tmp_path, line, message):
+    with pytest.raises(ValueError, match=message):
+        results.published("toy", write_published(tmp_path, [line]))
+
+
+# verdicts
+
+
+def test_reproduced_is_within_one_point_and_half_a_unit_of_the_printed_rounding():
+    # printed 97.3, so anything from 0.9725 to 0.9735 may be behind it: 0.9625 to 0.9835 is within 0.01 of that
+    for ours, expected in [(0.9625, "reproduced"), (0.9624, "below"), (0.9835, "reproduced"), (0.9836, "above")]:
+        assert results.verdict(0.973, 0.001, [[ours] * 10], 10, "paper") == expected
+    assert results.verdict(0.84, 0.01, [[0.855]], 1, "paper") == "reproduced"  # printed to two places: 0.015
+    assert results.verdict(0.84, 0.01, [[0.856]], 1, "paper") == "above"
+
+
+def test_within_noise_is_the_t_interval_of_three_seeds():
+    # mean 0.94, s = 0.02, t(2, 0.975) = 4.302653: half width 4.302653 * 0.02 / sqrt(3) = 0.04968
+    ours = [[0.92, 0.92], [0.93, 0.95], [0.96, 0.96]]
+    assert results.verdict(0.989, 0.001, ours, 2, "paper") == "within noise"
+    assert results.verdict(0.990, 0.001, ours, 2, "paper") == "below"
+    assert results.verdict(0.891, 0.001, ours, 2, "paper") == "within noise"
+    assert results.verdict(0.890, 0.001, ours, 2, "paper") == "above"
+    assert results.verdict(0.989, 0.001, ours[:2], 2, "paper") == "below"  # two seeds make no interval
+
+
+def test_the_mean_over_seeds_of_the_mean_over_classes_is_judged():
+    assert results.verdict(0.75, 0.001, [[0.5, 0.9], [0.6, 1.0]], 2, "paper") == "reproduced"
+
+
+def test_anything_less_is_indicative_and_says_what_there_is():
+    assert results.verdict(0.973, 0.001, [[0.97] * 3], 10, "quick") == "indicative: 3 of 10 classes, quick, 1 seed"
+    assert results.verdict(0.973, 0.001, [[0.97] * 9] * 2, 10, "paper") == "indicative: 9 of 10 classes, paper, 2 seeds"
+    assert results.verdict(0.973, 0.001, [[0.97] * 10], 10, "quick") == "indicative: 10 of 10 classes, quick, 1 seed"
+    assert results.verdict(0.973, 0.001, [[0.97] * 4], 0, "paper") == "indicative: 4 of ? classes, paper, 1 seed"
+
+
+def test_without_rows_it_is_not_run():
+    assert results.verdict(0.973, 0.001, [], 10, None) == "not run"
+
+
+# comparisons
+
+
+def compared(folder, *made_rows, **more):
+    """The records of two_stage, by (method, dataset), with these rows as results."""
+    for row in made_rows:
+        results.merge(folder / f"{row['paper']}.csv", [row])
+    records = results.compare(["two_stage"], folder, **more)
+    return {(record["method"], record["dataset"]): record for record in records}
+
+
+def all_classes(**values):
+    return [made(**{"class": str(digit), **values}) for digit in range(10)]
+
+
+def test_every_printed_number_has_a_record_also_without_any_row(tmp_path):
+    records = compared(tmp_path)
+    assert len(records) == 24
+    assert {record["verdict"] for record in records.values()} == {"not run"}
+    assert records["two_stage", "mnist"]["ours_mean"] is None
+
+
+def test_all_classes_in_profile_paper_earn_a_verdict(tmp_path):
+    record = compared(tmp_path, *all_classes(auroc=0.97))["two_stage", "mnist"]
+    assert (record["ours_mean"], record["ours_std"]) == (pytest.approx(0.97), None)
+    assert (record["n_classes"], record["n_expected"], record["n_seeds"]) == (10, 10, 1)
+    assert (record["profile"], record["verdict"]) == ("paper", "reproduced")
+
+
+def test_mean_and_spread_are_over_the_seeds_means(tmp_path):
+    seeds = [row for seed, value in enumerate([0.92, 0.94, 0.96]) for row in all_classes(seed=seed, auroc=value)]
+    record = compared(tmp_path, *seeds)["two_stage", "mnist"]
+    assert (record["ours_mean"], record["ours_std"]) == (pytest.approx(0.94), pytest.approx(0.02))
+    assert (record["n_seeds"], record["verdict"]) == (3, "within noise")
+
+
+def test_a_seed_that_has_not_run_all_classes_yet_does_not_count_beside_one_that_has(tmp_path):
+    record = compared(tmp_path, *all_classes(auroc=0.97), made(seed=1, auroc=0.1))["two_stage", "mnist"]
+    assert (record["n_seeds"], record["ours_mean"]) == (1, pytest.approx(0.97))
+
+
+def test_profile_paper_goes_before_quick_and_demo_never_counts(tmp_path):
+    quick, demo = made(profile="quick", auroc=0.8), made(profile="demo", auroc=0.7)
+    assert compared(tmp_path / "a", demo)["two_stage", "mnist"]["verdict"] == "not run"
+    record = compared(tmp_path / "b", demo, quick)["two_stage", "mnist"]
+    assert record["verdict"] == "indicative: 1 of 10 classes, quick, 1 seed"
+    record = compared(tmp_path / "c", demo, quick, made(auroc=0.9))["two_stage", "mnist"]
+    assert (record["profile"], record["ours_mean"]) == ("paper", 0.9)
+
+
+def test_baselines_count_for_every_paper_that_prints_the_method_unless_it_has_rows_of_its_own(tmp_path):
+    baseline = made(paper="baselines", method="cae", auroc=0.7)
+    assert compared(tmp_path / "a", baseline)["cae", "mnist"]["ours_mean"] == 0.7
+    assert compared(tmp_path / "b", baseline, made(method="cae", auroc=0.8))["cae", "mnist"]["ours_mean"] == 0.8
+
+
+def test_failed_rows_and_other_protocols_and_other_papers_do_not_count(tmp_path):
+    records = compared(tmp_path, failure(job="x"), made(protocol="80-20"), made(paper="another"))
+    assert {record["verdict"] for record in records.values()} == {"not run"}
+
+
+def test_stale_rows_count_and_are_marked(tmp_path):
+    rows_ = [made(job="known"), made(job="gone", **{"class": "1"})]
+    record = compared(tmp_path, *rows_, register={"known"})["two_stage", "mnist"]
+    assert (record["n_classes"], record["n_stale"]) == (2, 1)
+    assert results.collect(tmp_path, register={"known", "more"})["n_missing"] == (1, 2)
+
+
+def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
+    folder = write_published(tmp_path / "published", [
+        "mnist,official,mean,toy,resnet18,auroc,0.985,", "mnist,official,mean,toy,wide_resnet50_2,auroc,0.990,"])
+    mine = [made(paper="toy", method="toy", weights=f"resnet18/{source}", auroc=value)
+            for source, value in (("random", 0.1), ("imagenet", 0.9))]  # fmt: skip
+    results.merge(tmp_path / "toy.csv", mine)
+    small, wide = results.compare(["toy"], tmp_path, folder)
+    assert (small["ours_mean"], small["row_weights"]) == (0.9, "resnet18/imagenet")
+    assert wide["verdict"] == "not run"
+
+
+def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
+    folder = write_published(tmp_path / "published", [
+        f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))])
+    results.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.99))
+    (record,) = results.compare(["toy"], tmp_path, folder)
+    assert record["published"] == pytest.approx(0.991)
+    assert (record["n_classes"], record["n_expected"], record["verdict"]) == (2, 2, "reproduced")
+
+
+def test_of_two_image_sizes_the_one_with_most_rows_counts(tmp_path):
+    record = compared(tmp_path, *all_classes(auroc=0.97), made(image_size=64, auroc=0.1))["two_stage", "mnist"]
+    assert (record["image_size"], record["n_classes"]) == ("32", 10)
+
+
+def test_rows_beside_no_printed_number_have_records_of_their_own(tmp_path):
+    rows_ = [made(), made(method="two_stage_mse"), made(profile="quick"), made(dataset="digits", profile="demo")]
+    records = list(compared(tmp_path, *rows_).values())
+    alone = results.ours_alone(records, tmp_path)
+    assert {(one["method"], one["dataset"], one["profile"], one["verdict"]) for one in alone} == {
+        ("two_stage_mse", "mnist", "paper", "not printed"), ("two_stage", "mnist", "quick", "not printed"),
+        ("two_stage", "digits", "demo", "not printed")}  # fmt: skip
+
+
+def test_reading_and_writing_rows_needs_no_torch_no_pandas_and_no_scikit_learn(tmp_path):
+    script = (
+        "import sys\n"
+        "from adlib import results\n"
+        f"row = results.row({MINIMAL})\n"
+        "results.save(sys.argv[1], [row], {'m': [0.5]})\n"
+        "print([name for name in ('torch', 'pandas', 'sklearn', 'scipy', 'matplotlib') if name in sys.modules])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=os.environ)
+    assert (done.stdout, done.stderr) == ("[]\n", "")

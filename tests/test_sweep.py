@@ -1,0 +1,394 @@
+import csv
+import gzip
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import toy
+
+from adlib import results, sweep, worker
+
+
+TESTS = Path(__file__).parent
+DEADLINE = 60  # seconds, for what other processes do
+
+
+def wait_for(condition):
+    """Poll until it holds, or fail."""
+    end = time.monotonic() + DEADLINE
+    while not condition():
+        assert time.monotonic() < end, "the deadline has passed"
+        time.sleep(0.05)
+
+
+def gone(pid):
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def runs(log):
+    """What ran: class, seed, pid of the kernel, pid of the worker."""
+    return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
+
+
+class Instant(Executor):
+    """An executor that runs nothing: it gives back what the toy notebook would."""
+
+    def __init__(self, submitted, error=None):
+        self.submitted, self.error = submitted, error
+
+    def submit(self, function, job, options):
+        self.submitted.append(job["id"])
+        names = ("paper", "dataset", "protocol", "class", "seed", "profile")
+        row = results.row(method="toy", auroc=0.5, job=job["id"], settings="{}", **{name: job[name] for name in names})
+        future = Future()
+        future.set_result({"rows": [] if self.error else [row], "scores": None, "notebook": '{"cells": []}',
+                           "error": self.error, "seconds": 1.0, "cell_seconds": 0.5})  # fmt: skip
+        return future
+
+
+# ---- many jobs, many troubles: one sweep, looked at from several sides ---------------------------------------------
+
+TROUBLES = ["none", "cell", "worker once", "kernel", "nothing"]
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweep")
+    notebooks, log = toy.write_notebook(folder / "notebooks"), folder / "log"
+    jobs = {trouble: toy.toy_job(str(number), trouble=trouble, log=str(log)) for number, trouble in enumerate(TROUBLES)}
+    report = sweep.reproduce(list(jobs.values()), folder / "out", n_jobs=2, notebooks=notebooks)
+    return {"out": folder / "out", "notebooks": notebooks, "log": log, "jobs": jobs, "report": report,
+            "rows": results.read(folder / "out" / "toy.csv")}  # fmt: skip
+
+
+def row_of(swept, trouble):
+    return [row for row in swept["rows"] if row["job"] == swept["jobs"][trouble]["id"]]
+
+
+def test_a_job_leaves_rows_scores_and_notebook(swept):
+    job = swept["jobs"]["none"]
+    rows = row_of(swept, "none")
+    assert [(row["method"], row["auroc"], row["status"]) for row in rows] == [("mean", "0.750000", "ok"),
+                                                                             ("toy", "0.750000", "ok")]  # fmt: skip
+    assert json.loads(rows[0]["settings"]) == job["settings"]
+    with gzip.open(sweep.scores_path(swept["out"], job), "rt") as file:
+        assert list(csv.reader(file))[1] == ["0", "a", "0", "0.1"]
+    cells = json.loads(sweep.notebook_path(swept["out"], job).read_text())["cells"]
+    assert all(cell["execution_count"] for cell in cells)
+
+
+def test_a_sweep_leaves_nothing_else(swept):
+    found = {path.name for path in swept["out"].rglob("*") if path.is_file()}
+    assert not [name for name in found if name.endswith(".tmp")]
+    assert {path.name for path in swept["out"].iterdir()} - {"toy.csv.lock"} == {"toy.csv", "notebooks", "scores"}
+
+
+def test_a_failing_cell_leaves_a_failed_row_and_its_half_run_notebook(swept):
+    (row,) = row_of(swept, "cell")
+    assert (row["status"], row["error"], row["auroc"]) == ("failed", "RuntimeError: this cell fails", "")
+    path = sweep.notebook_path(swept["out"], swept["jobs"]["cell"])
+    assert not path.exists()
+    assert "this cell fails" in path.with_suffix(".failed.ipynb").read_text()
+
+
+def test_a_killed_kernel_fails_its_job(swept):
+    (row,) = row_of(swept, "kernel")
+    assert row["status"] == "failed" and "DeadKernelError" in row["error"]
+
+
+def test_a_job_whose_worker_was_killed_runs_again_and_the_others_run_once(swept):
+    assert len(row_of(swept, "worker once")) == 2
+    counts = [line[0] for line in runs(swept["log"])]
+    twice = swept["jobs"]["worker once"]["class"]
+    assert {normal: counts.count(normal) for normal in counts} == {
+        str(number): 2 if str(number) == twice else 1 for number in range(len(TROUBLES))
+    }
+
+
+def test_the_report_says_what_failed(swept):
+    good = {"none", "worker once", "nothing"}
+    assert {job["settings"]["trouble"] for job in swept["report"]["ok"]} == good
+    assert {job["settings"]["trouble"] for job in swept["report"]["failed"]} == set(TROUBLES) - good
+    assert 0 < swept["report"]["outside"] < 1
+
+
+def test_workers_live_over_many_jobs(swept):
+    workers = {line[3] for line in runs(swept["log"])}
+    assert len(workers) <= 3  # two, and one for the killed one
+    assert all(gone(int(pid)) for line in runs(swept["log"]) for pid in line[2:])
+
+
+def test_the_next_call_runs_only_what_failed(swept):
+    again, jobs = [], list(swept["jobs"].values())
+    report = sweep.reproduce(jobs, swept["out"], n_jobs=1, notebooks=swept["notebooks"],
+                             new_slot=lambda number: Instant(again, "still failing"))  # fmt: skip
+    assert again == [job["id"] for job in jobs if job in swept["report"]["failed"]]
+    assert {job["id"] for job in report["done"]} == {job["id"] for job in swept["report"]["ok"]}
+    assert len(results.read(swept["out"] / "toy.csv")) == len(swept["rows"])
+
+
+# ---- what is run and what not, without kernels ---------------------------------------------------------------------
+
+@pytest.fixture
+def bench(tmp_path):
+    """reproduce(jobs, **options) on instant executors; .submitted tells what was run."""
+    notebooks, submitted = toy.write_notebook(tmp_path / "notebooks"), []
+
+    def reproduce(jobs, error=None, **options):
+        submitted.clear()
+        return sweep.reproduce(jobs, tmp_path / "out", notebooks=notebooks,
+                               new_slot=lambda number: Instant(submitted, error), **options)  # fmt: skip
+
+    reproduce.submitted, reproduce.out = submitted, tmp_path / "out"
+    return reproduce
+
+
+def test_a_second_call_runs_nothing(bench, capsys):
+    jobs = [toy.toy_job(str(number)) for number in range(3)]
+    bench(jobs)
+    before = (bench.out / "toy.csv").read_bytes()
+    bench(jobs)
+    assert bench.submitted == [] and "nothing to run" in capsys.readouterr().out
+    assert (bench.out / "toy.csv").read_bytes() == before
+
+
+def test_force_runs_everything_again(bench):
+    jobs = [toy.toy_job(str(number)) for number in range(3)]
+    bench(jobs)
+    bench(jobs, force=True)
+    assert sorted(bench.submitted) == sorted(job["id"] for job in jobs)
+    assert len(results.read(bench.out / "toy.csv")) == 3
+
+
+def test_rows_of_other_settings_are_stale_and_stay_unless_forced(bench, capsys):
+    bench([toy.toy_job()])
+    changed = toy.toy_job(rate=0.1)
+    report = bench([changed])
+    assert bench.submitted == [] and report["stale"] == [changed]
+    assert "stale, not run: the rows of toy digits 8 seed 0 quick" in capsys.readouterr().out
+    bench([changed], force=True)
+    (row,) = results.read(bench.out / "toy.csv")
+    assert row["job"] == changed["id"]
+
+
+def test_a_failure_loses_nothing_that_an_earlier_run_left(bench):
+    job = toy.toy_job()
+    bench([job])
+    kept = sweep.notebook_path(bench.out, job)
+    kept.write_text("from the good run")
+    bench([job], error="ValueError: now it fails", force=True)
+    assert kept.read_text() == "from the good run" and kept.with_suffix(".failed.ipynb").exists()
+    rows = results.read(bench.out / "toy.csv")
+    assert [row["auroc"] for row in rows if row["status"] == "ok"] == ["0.500000"]
+
+
+def test_success_clears_the_traces_of_a_failure(bench):
+    job = toy.toy_job()
+    bench([job], error="ValueError: no luck")
+    assert [row["status"] for row in results.read(bench.out / "toy.csv")] == ["failed"]
+    bench([job])
+    assert [row["status"] for row in results.read(bench.out / "toy.csv")] == ["ok"]
+    assert not sweep.notebook_path(bench.out, job).with_suffix(".failed.ipynb").exists()
+
+
+def test_without_a_terminal_each_job_is_a_line(bench, capsys):
+    bench([toy.toy_job("3")])
+    said = capsys.readouterr()
+    assert "toy digits 3 seed 0 quick: toy 0.5000 (1 s)" in said.out.splitlines() and said.err == ""
+
+
+def test_a_damaged_result_file_is_named_before_anything_runs(bench):
+    bench([toy.toy_job()])
+    path = bench.out / "toy.csv"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(ValueError, match="toy.csv"):
+        bench([toy.toy_job("3")])
+    assert bench.submitted == []
+
+
+@pytest.mark.parametrize("settings, said", [
+    ({"rat": 0.1}, "no parameter 'rat'; it has dataset"),
+    ({"rate": "fast"}, "'rate' of toy.ipynb is of type float .* not str"),
+    ({"rate": True}, "float .* not bool"),
+    ({"steps": 2.5}, "int .* not float"),
+    ({"steps": True}, "int .* not bool"),
+    ({"steps": None}, "int .* not NoneType"),
+    ({"shown": 1}, "bool .* not int"),
+    ({"sizes": 3}, "list .* not int"),
+    ({"trouble": 3}, "str .* not int"),
+    ({"device": "cpu"}, "device is given by the job itself"),
+])  # fmt: skip
+def test_a_parameter_that_does_not_fit_is_an_error_before_anything_runs(bench, settings, said):
+    with pytest.raises(ValueError, match=said):
+        bench([toy.toy_job("1"), toy.toy_job(**settings)])
+    assert bench.submitted == []
+    notebook = bench.out.parent / "notebooks" / "toy.ipynb"
+    with pytest.raises(ValueError, match=said):
+        worker.run_job(toy.toy_job(**settings), {"notebooks": str(notebook.parent)})
+
+
+@pytest.mark.parametrize("settings", [{"rate": 1}, {"rate": 1e-3}, {"anything": 3}, {"anything": "x"}, {"sizes": []}])
+def test_a_parameter_that_fits_is_taken(bench, settings):
+    bench([toy.toy_job(**settings)])
+    assert len(bench.submitted) == 1
+
+
+def leave(rows, spoil=lambda folder: None):
+    """A stand-in for `worker.execute`, whose notebook leaves these rows."""
+    def execute(notebook, output, parameters):
+        folder = Path(parameters["out_dir"])
+        Path(output).write_text('{"cells": []}')
+        results.save(folder, rows, {"index": [0]})
+        spoil(folder)
+
+    return execute
+
+
+def cut(folder):
+    path = folder / "rows.csv"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def toy_row(**other):
+    names = {"paper": "toy", "method": "toy", "dataset": "digits", "protocol": "official", "class": "8", "seed": 0,
+             "profile": "quick", "auroc": 0.5}  # fmt: skip
+    return results.row(**{**names, **other})
+
+
+@pytest.mark.parametrize("execute, said", [
+    (leave([toy_row()], lambda folder: (folder / "rows.csv").unlink()), "left no rows.csv"),
+    (leave([toy_row()], cut), "rows.csv, line"),
+    (leave([]), "without rows"),
+    (leave([toy_row(), toy_row(method="mean", seed=99)]), "says toy digits 8 seed 99 quick, the job is toy digits 8"),
+    (leave([toy_row(**{"class": "7"})]), "digits 7 seed 0"),
+    (leave([toy_row(profile="paper")]), "seed 0 paper"),
+    (leave([toy_row(), toy_row()]), "same key"),
+])  # fmt: skip
+def test_rows_that_are_missing_damaged_or_of_another_job_fail_it(tmp_path, monkeypatch, execute, said):
+    monkeypatch.setattr(worker, "execute", execute)
+    outcome = worker.run_job(toy.toy_job(), {"notebooks": str(toy.write_notebook(tmp_path))})
+    assert said in outcome["error"] and outcome["rows"] == [] and outcome["notebook"]
+
+
+def test_scores_may_be_missing(tmp_path, monkeypatch):
+    monkeypatch.setattr(worker, "execute", leave([toy_row()], lambda folder: (folder / "scores.csv.gz").unlink()))
+    outcome = worker.run_job(toy.toy_job(), {"notebooks": str(toy.write_notebook(tmp_path)), "commit": "abc1234"})
+    assert outcome["error"] is None and outcome["scores"] is None
+    assert (outcome["rows"][0]["commit"], outcome["rows"][0]["job"]) == ("abc1234", toy.toy_job()["id"])
+
+
+def test_a_missing_notebook_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="toy.ipynb; there are: none"):
+        sweep.reproduce([toy.toy_job()], tmp_path / "out", notebooks=tmp_path)
+
+
+@pytest.mark.parametrize("line", ["total = 2 * 3", "a, b = 1, 2", "import os", "steps += 1"])
+def test_nothing_derived_may_stand_among_the_parameters(tmp_path, line):
+    path = tmp_path / "toy.ipynb"
+    path.write_text(toy.notebook(toy.PARAMETERS + line))
+    with pytest.raises(ValueError, match="only name = literal"):
+        worker.parameters_of(path)
+
+
+def test_a_notebook_without_parameters_is_an_error(tmp_path):
+    path = tmp_path / "toy.ipynb"
+    path.write_text(toy.notebook(toy.PARAMETERS).replace('"parameters"', '"other"'))
+    with pytest.raises(ValueError, match="no cell tagged 'parameters'"):
+        worker.parameters_of(path)
+
+
+def test_names_of_own_images_make_distinct_file_names(tmp_path):
+    one = toy.job("toy", "folder:/a b/screws", "no/good", "official", 0, "quick", {})
+    other = toy.job("toy", "folder:/c/screws", "no/good", "official", 0, "quick", {})
+    names = {sweep.notebook_path(tmp_path, job).relative_to(tmp_path / "notebooks" / "toy") for job in (one, other)}
+    assert len(names) == 2 and all(len(name.parts) == 1 and " " not in name.name for name in names)
+
+
+def test_the_parent_imports_neither_papermill_nor_torch():
+    code = "import sys, adlib.sweep; sys.exit(bool({'papermill', 'torch', 'nbformat'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+# ---- processes that die --------------------------------------------------------------------------------------------
+
+class Broken(Instant):
+    """An executor whose worker has died."""
+
+    def submit(self, function, job, options):
+        self.submitted.append(job["id"])
+        future = Future()
+        future.set_exception(BrokenExecutor("gone"))
+        return future
+
+
+def test_a_job_whose_workers_always_die_is_given_up_and_the_others_go_on(tmp_path):
+    notebooks, submitted = toy.write_notebook(tmp_path / "notebooks"), []
+    jobs = [toy.toy_job(str(number)) for number in range(3)]
+    slots = iter([Broken(submitted) for _ in range(sweep.ATTEMPTS)])
+    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=1, notebooks=notebooks,
+                             new_slot=lambda number: next(slots, Instant(submitted)))  # fmt: skip
+    assert report["failed"] == jobs[:1] and report["ok"] == jobs[1:]
+    assert submitted == [jobs[0]["id"]] * sweep.ATTEMPTS + [job["id"] for job in jobs[1:]]
+    (row,) = [row for row in results.read(tmp_path / "out" / "toy.csv") if row["status"] == "failed"]
+    assert row["error"] == "the worker died 3 times"
+
+
+def forked_slot(number):
+    """A worker process like the sweep's own, but forked from a server that has imported papermill once for all."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["papermill", "adlib.worker"])
+    return ProcessPoolExecutor(1, mp_context=context)
+
+
+PARENT = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import toy
+from adlib.sweep import reproduce
+if __name__ == "__main__":
+    folder, log = sys.argv[2], sys.argv[2] + "/log"
+    jobs = [toy.toy_job("0", log=log), *(toy.toy_job(c, trouble="until told", log=log) for c in "123")]
+    reproduce(jobs, folder + "/out", n_jobs=2, notebooks=folder + "/notebooks")
+"""
+
+
+def test_after_sigkill_of_the_parent_nothing_lives_on_and_the_next_call_goes_on(tmp_path):
+    notebooks, log = toy.write_notebook(tmp_path / "notebooks"), tmp_path / "log"
+    temporary = Path(tempfile.mkdtemp())  # not below tmp_path, which is too long for the names of sockets
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT)
+    parent = subprocess.Popen([sys.executable, script, TESTS, tmp_path], stdout=subprocess.DEVNULL,
+                              stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(temporary)})  # fmt: skip
+    wait_for(lambda: len(runs(log)) == 3)  # one job done, two in the midst
+    os.kill(parent.pid, signal.SIGKILL)
+    parent.wait()
+    wait_for(lambda: all(gone(int(pid)) for line in runs(log) for pid in line[2:]))
+    wait_for(lambda: not list(temporary.glob("adlib-*")))  # nor do their work folders
+    temporary.rmdir()
+    rows = results.read(tmp_path / "out" / "toy.csv")
+    assert [row["class"] for row in rows] == ["0", "0"]
+    Path(f"{log}.go").touch()
+    jobs = [toy.toy_job("0", log=str(log)), *(toy.toy_job(c, trouble="until told", log=str(log)) for c in "123")]
+    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=2, notebooks=notebooks, new_slot=forked_slot)
+    assert report["done"] == jobs[:1] and report["failed"] == []
+    rows = results.read(tmp_path / "out" / "toy.csv")
+    assert sorted((row["class"], row["method"]) for row in rows) == [(c, m) for c in "0123" for m in ("mean", "toy")]
+
+
+def test_eight_kernels_starting_at_once_lose_no_job(tmp_path):
+    notebooks = toy.write_notebook(tmp_path / "notebooks")
+    jobs = [toy.toy_job(str(number)) for number in range(8)]
+    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=8, notebooks=notebooks, new_slot=forked_slot)
+    assert len(report["ok"]) == 8 and len(results.read(tmp_path / "out" / "toy.csv")) == 16
