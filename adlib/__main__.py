@@ -1,7 +1,5 @@
 """What `make` calls: python -m adlib reproduce | summary | gallery | demo | data."""
 import ast
-import base64
-import json
 import os
 import re
 import shutil
@@ -172,6 +170,11 @@ def summary(words):
     if not out.is_dir():
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
     run_summary(out)
+    if out == CHECKOUT / "results":
+        from adlib import results
+        from adlib import summary as pages
+
+        pages.write_readme(CHECKOUT / "README.md", results.compare())
     print(first_table((out / "summary.md").read_text(encoding="utf-8")))
     print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
     return 0
@@ -185,8 +188,7 @@ def run_summary(out):
     notebook = CHECKOUT / "notebooks" / "summary.ipynb"
     parameters = {"results_dir": str(out), "out_dir": str(out)}
     worker.check_parameters(parameters, notebook)
-    os.environ.update(worker.environment(worker.cores()))
-    os.environ.pop("MPLBACKEND", None)
+    worker.set_environment(worker.environment(worker.cores()))
     with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as folder:
         executed = Path(folder, "summary.ipynb")
         try:
@@ -202,6 +204,7 @@ def run_summary(out):
 
 def demo(words):
     """Every paper's notebook on embedded data, the comparison, and where the pictures are."""
+    from adlib import gallery as rooms
     from adlib import register, sweep
 
     started = time.monotonic()
@@ -214,7 +217,7 @@ def demo(words):
     counts = {}
     notebooks = [(job["paper"], sweep.notebook_path(out, job)) for job in report["ok"]]
     for name, path in [*notebooks, ("summary", out / "notebooks" / "summary.ipynb")]:
-        for picture in pictures(path):
+        for picture in rooms.pictures(path):
             counts[name] = counts.get(name, 0) + 1
             sweep.results.write_whole(out / "pictures" / f"{name}-{counts[name]:02d}.png", picture, durable=False)
     print(f"pictures: {shown(out / 'pictures')} ({sum(counts.values())})")
@@ -266,14 +269,6 @@ def first_table(markdown):
     end = next((number for number in range(start, len(lines)) if not lines[number].startswith("|")), len(lines))
     heading = [line.lstrip("# ") for line in lines[:start] if line.startswith("#")][-1:]
     return "\n".join([*heading, *lines[start:end]])
-
-
-def pictures(notebook):
-    """The PNG outputs of an executed notebook, in order, as bytes."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        for output in cell.get("outputs", []):
-            if "image/png" in output.get("data", {}):
-                yield base64.b64decode("".join(output["data"]["image/png"]))
 
 
 def shown(path):

@@ -3,6 +3,7 @@
     job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
     hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb and two_stage.scores.csv.gz
 """
+import base64
 import json
 import os
 import re
@@ -39,15 +40,28 @@ def is_there(job):
 
 
 def hang(job, licence):
-    """Write the cleaned notebook and the scores of a job; returns the notebook's path. Raises ValueError if too big."""
+    """Write the cleaned notebook of a job, its scores, and the picture of its cell tagged `cover` for the README.
+
+    Returns the notebook's path. Raises ValueError if it is too big.
+    """
     row = next(row for row in results.read(rows_path(RESULTS, job)) if row["job"] == job["id"])
     given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
     place = f"on `{row['device']}`" if row["device"] else "on a device not recorded"
     text = (f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
             f"Settings of the profile: {given}.  \n{licence}").rstrip()  # fmt: skip
     path = _write(job["paper"], notebook_path(RESULTS, job), text)
+    for picture in pictures(path, tag="cover"):
+        results.write_whole(path.with_suffix(".png"), picture)
     results.write_whole(path.with_name(f"{job['paper']}.scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
     return path
+
+
+def pictures(notebook, tag=None):
+    """The PNG outputs of an executed notebook (of the cells with `tag`, if one is given), in order, as bytes."""
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}) and (tag is None or tag in cell["metadata"].get("tags", [])):
+                yield base64.b64decode("".join(output["data"]["image/png"]))
 
 
 def hang_summary():

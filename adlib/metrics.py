@@ -10,9 +10,7 @@ import numpy as np
 
 def _checked(scores, is_anomalous):
     """Scores as float64 (N,) and labels as bool (N,), or a ValueError that says which of the two is wrong."""
-    scores, is_anomalous = (
-        np.asarray(x.detach().cpu() if hasattr(x, "detach") else x) for x in (_widened(scores), is_anomalous)
-    )
+    scores, is_anomalous = (np.asarray(_on_cpu(values)) for values in (scores, is_anomalous))
     if scores.ndim != 1 or is_anomalous.shape != scores.shape:
         raise ValueError(
             f"scores and is_anomalous must be two sequences of one length, not {scores.shape} and {is_anomalous.shape}"
@@ -31,9 +29,12 @@ def _checked(scores, is_anomalous):
     return scores, is_anomalous
 
 
-def _widened(scores):
-    """Half-precision tensors have no NumPy type: as float64, which keeps their order and their ties."""
-    return scores.double() if hasattr(scores, "is_floating_point") and scores.is_floating_point() else scores
+def _on_cpu(values):
+    """A tensor on the CPU, floats as float64: half precision has no NumPy type; order and ties stay as they are."""
+    if not hasattr(values, "detach"):
+        return values
+    values = values.detach().cpu()
+    return values.double() if values.is_floating_point() else values
 
 
 def _counts(scores, is_anomalous):

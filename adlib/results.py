@@ -1,10 +1,9 @@
-"""What came out beside what the papers printed: result rows, published tables, verdicts, the summary.
+"""What came out beside what the papers printed: result rows, published tables, verdicts (`summary.py` writes it down).
 
     results.save(out_dir, [results.row(paper="two_stage", method="cae", ...)], scores)     # in a notebook, at its end
     results.merge("results/two_stage.csv", rows)                                           # in the sweep
     for record in results.compare(["two_stage"]):                                          # in a notebook
         print(record["method"], record["published"], record["ours_mean"], record["profile"], record["verdict"])
-    results.write_summary("results")                                                       # results/summary.md
 
 Rows are dicts of text (`rows.py`); what the papers printed stands in published/<paper>.csv, one cell a line.
 """
@@ -12,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_table, write_whole
-from .rows import COLUMNS, KEY, METRICS, merge, progress, read, row, save, standing
+from adlib.files import read_table, write_whole
+from adlib.rows import COLUMNS, KEY, METRICS, merge, progress, read, row, save, standing
 
 
 __all__ = [
     "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "published", "verdict", "read_all",
-    "compare", "ours_alone", "bars", "collect", "sections", "summary_markdown", "write_summary", "write_whole",
+    "compare", "ours_alone", "bars", "method_label", "collect", "write_whole",
 ]  # fmt: skip
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
@@ -174,7 +173,7 @@ def _with_ours(record, rows, n_expected, register):
 
 def class_names(dataset):
     """The classes a mean over `dataset` is over, as data.py names them; [] where it does not know the dataset."""
-    from . import data  # here, for it imports torch
+    from adlib import data  # here, for it imports torch
 
     return list(data.CLASS_NAMES.get(dataset, []))
 
@@ -227,125 +226,21 @@ def bars(records, alone=()):
         names = [name for name in names if name in ran] + sorted(ran - set(names))
         drawn.append({
             "title": f"{key[0]}: {key[1]}, {key[2]}", "metric": key[3], "class_names": names,
-            "series": [{"label": f"{_method(record)}, {record['profile']}", "classes": record["classes"],
+            "series": [{"label": f"{method_label(record)}, {record['profile']}", "classes": record["classes"],
                         "color": colors.setdefault(record["method"], len(colors)),
                         "published": record["published"]} for record in series],
         })  # fmt: skip
     return drawn
 
 
-def sections(records, alone=(), failed=(), stale=(), n_missing=None):
-    """The parts of the summary, title -> Markdown; each says so where there is nothing.
-
-    records: those of `compare`; alone: those of `ours_alone`; failed: rows with status failed; stale: rows whose job
-    the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known.
-    """
-    ran = [record for record in records if record["n_seeds"]]
-    parts = []
-    for paper in dict.fromkeys(record["paper"] for record in ran):
-        some = [record for record in ran if record["paper"] == paper]
-        notes = dict.fromkeys(f"- {r['method']}: {r['note']}" for r in some if r["note"])
-        parts += [f"### {paper}", _compared(some), "\n".join(notes)]
-    not_run = {}
-    for record in records:
-        if not record["n_seeds"]:
-            place = f"{record['paper']}, {record['dataset']}, {record['protocol']}"
-            value = f"{_method(record)} {_as_printed(record)}"
-            not_run.setdefault(place, []).append(value + (f" ({record['metric']})" * (record["metric"] != "auroc")))
-    missing = [f"- {place}: printed {', '.join(values)}" for place, values in not_run.items()]
-    jobs = f"{n_missing[0]} of the register's {n_missing[1]} jobs (all profiles) have no rows." if n_missing else ""
-    return {
-        "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
-        "Other rows": _joined([
-            "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
-            "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
-        "Not run": _joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
-        "Failed jobs": _listed(failed, ["job", "error", "finished"]) if failed else "None.",
-        "Stale rows": _joined([
-            "The register does not hold the jobs of these rows, or not with these settings (any more). They are kept "
-            "and counted above, and run again only when asked for with `FORCE=1`.",
-            _listed(stale, ["settings"])]) if stale else "None.",
-        "What the numbers are": DEFINITIONS,
-    }  # fmt: skip
-
-
-def _compared(records):
-    header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
-    return _markdown_table(header, [
-        [r["dataset"], r["protocol"], f"**{_method(r)}**" if r["method"] == r["paper"] else _method(r), r["metric"],
-         _as_printed(r), _as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
-    ])  # fmt: skip
-
-
-def _alone(records):
-    header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
-    return _markdown_table(header, [
-        [r["paper"], r["dataset"], r["protocol"], _method(r), r["metric"], _as_ours(r), r["profile"],
-         f"{r['n_classes']} of {r['n_expected'] or '?'}", str(r["n_seeds"]), _remarks(r)] for r in records
-    ])  # fmt: skip
-
-
-def _listed(rows, more):
-    """Rows as a table, one line for all classes and methods that agree in the rest."""
-    names = ["paper", "dataset", "protocol", "seed", "profile", *more]
-    lines = {}
-    for line in rows:
-        lines.setdefault(tuple(line[name] for name in names), {})[line["class"]] = None  # a dict: in order, each once
-    return _markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
-
-
-def _method(record):
+def method_label(record):
     """The method with its backbone: ours with the source of its weights where it ran, else the printed one."""
     weights = record["row_weights"] or record["weights"]
     return f"{record['method']} ({weights})" if weights else record["method"]
 
 
-def _as_printed(record):
-    return f"{record['published']:.{max(3, round(-np.log10(record['unit'])))}f}"
-
-
-def _as_ours(record):
-    spread = "" if record["ours_std"] is None else f" ± {record['ours_std']:.3f}"
-    return f"{record['ours_mean']:.3f}{spread}"
-
-
-def _remarks(record):
-    size = f"{record['image_size']} px" if record["image_size"] else ""
-    data = f"data {record['data']}" if record["data"] not in (None, "official", "embedded") else ""
-    stale = f"{record['n_stale']} of {record['n_classes'] * record['n_seeds']} rows stale" if record["n_stale"] else ""
-    return ", ".join(part for part in (size, data, stale) if part)
-
-
-def _markdown_table(header, lines):
-    cells = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
-
-
-def _joined(parts):
-    return "\n\n".join(part for part in parts if part)
-
-
-DEFINITIONS = """\
-- **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
-  there are two or more. Where seeds ran different classes, those with the largest set of classes count.
-- **auroc**: the share of pairs of a normal and an anomalous test image in which the anomalous one has the higher score;
-  ties count one half; 0.5 is chance. **balanced_accuracy**: the largest (TPR + TNR) / 2 over all thresholds.
-- **profile**: `paper` is what the paper says, or the best reading of it; `quick` is real data with less training, and
-  its numbers say little about the paper; `demo` is embedded data and is never set beside a printed number.
-- **verdict**, in profile `paper` with every class run: *reproduced*, at most 0.01 and half a unit of the printed
-  rounding away; *within noise*, three or more seeds whose 95 % t-interval holds the printed value; else *above* or
-  *below*. *indicative*: anything less than that, and what there is.
-- **printed**: the mean that the paper prints, or, where it prints none, the mean of the classes that it prints."""
-
-
-def summary_markdown(records, **parts):
-    """The whole summary as Markdown; takes what `sections` takes."""
-    title = "# What the papers print, and what came out here\n\nWritten from the result rows; no number here is typed."
-    return _joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
-
-
 def collect(results_dir=None, published_dir=None, register=None):
-    """What `sections` takes, as a dict, from the files. register: set of job ids; None: nothing is stale or missing."""
+    """What `summary.sections` takes, as a dict. register: set of job ids; None: nothing is stale or missing."""
     rows = read_all(results_dir)
     records = compare(None, results_dir, published_dir, register)
     good = [line for line in rows if line["status"] == "ok"]
@@ -356,11 +251,3 @@ def collect(results_dir=None, published_dir=None, register=None):
         "stale": [] if register is None else [line for line in good if line["job"] not in register],
         "n_missing": missing,
     }  # fmt: skip
-
-
-def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
-    """Write out_dir/summary.md from the rows in results_dir (None: out_dir itself); returns its path."""
-    path = Path(out_dir) / "summary.md"
-    parts = collect(out_dir if results_dir is None else results_dir, published_dir, register)
-    write_whole(path, summary_markdown(**parts).encode())
-    return path

@@ -6,7 +6,7 @@ In a notebook, at its end (does nothing where `out_dir` is None):
     results.save(out_dir, rows, {"index": range(n), "kind": kind, "is_anomalous": is_anomalous, "cae": scores})
 
 In the sweep: `merge("results/two_stage.csv", rows)`. What the papers printed stands in published/<paper>.csv
-(`published`); `compare` sets the two side by side, `write_summary` writes it down.
+(`published`); `compare` sets the two side by side, `summary.write_summary` writes it down.
 """
 import csv
 import gzip
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import read_table, write_whole
+from adlib.files import read_table, write_whole
 
 
 METRICS = ["auroc", "balanced_accuracy", "pixel_auroc", "aupro"]

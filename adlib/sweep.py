@@ -214,7 +214,9 @@ def _line(job, outcome):
     """A finished job in one line: its AUROCs and seconds, or what went wrong."""
     if outcome["error"]:
         return f"FAILED {describe(job)}: {outcome['error']}"
-    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in outcome["rows"] if row["auroc"])
+    scored = [row for row in outcome["rows"] if row["auroc"]]
+    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6])
+    values += f" and {len(scored) - 6} more" if len(scored) > 6 else ""
     return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s)"
 
 
@@ -223,7 +225,7 @@ def _bar(total):
     from tqdm import tqdm
 
     return tqdm(total=total, disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True,
-                bar_format="{n:.1f}/{total} jobs |{bar}| {elapsed} gone, {remaining} left{postfix}")  # fmt: skip
+                bar_format="{n:.1f}/{total} jobs |{bar:20}| {elapsed} gone, {remaining} left{postfix}")  # fmt: skip
 
 
 def _show(bar, finished, running):

@@ -226,8 +226,7 @@ def cell_seconds(text):
 
 def _start_worker(variables, root):
     """First in each worker: what its kernels inherit, and that it does not outlive its parent."""
-    os.environ.update(variables)
-    os.environ.pop("MPLBACKEND", None)  # a user's choice for scripts would leave the notebooks without pictures
+    set_environment(variables)
     # handlers, not SIG_IGN, which the kernels would inherit; Ctrl-C reaches workers too, and the parent decides
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: _die(None))
@@ -253,6 +252,13 @@ def _die(root):
     if root is not None:
         shutil.rmtree(root, ignore_errors=True)
     os._exit(1)
+
+
+def set_environment(variables):
+    """Make this process's environment fit for starting kernels; `variables` as `environment` gives them."""
+    os.environ.update(variables)
+    os.environ.pop("MPLBACKEND", None)  # a user's choice for scripts would leave the notebooks without pictures
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each kernel compiles torch again, for seconds
 
 
 def environment(threads):

@@ -7,8 +7,9 @@ from adlib import gallery
 
 def executed(**changes):
     cells = [
-        {"cell_type": "code", "id": "a1b2c3", "metadata": {"tags": ["injected-parameters"], "papermill": {"duration": 1}},
-         "source": 'seed = 0\nout_dir = "/tmp/adlib-xyz/1"\n', "outputs": [], "execution_count": 1},
+        {"cell_type": "code", "id": "a1b2c3", "execution_count": 1, "outputs": [],
+         "metadata": {"tags": ["injected-parameters"], "papermill": {"duration": 1}},
+         "source": 'seed = 0\nout_dir = "/tmp/adlib-xyz/1"\n'},
         {"cell_type": "code", "id": "d4e5f6", "metadata": {"execution": {"iopub.status": "now"}}, "source": "plot()",
          "execution_count": 2, "outputs": [
              {"output_type": "stream", "name": "stdout", "text": [f"read {gallery.CHECKOUT}/notebooks/x\n"]},

@@ -1,10 +1,14 @@
 """What must agree across files, and what a reader of the repository relies on."""
+import csv
+import gzip
 import re
 import subprocess
 import tomllib
 from pathlib import Path
 
 import pytest
+
+from adlib import metrics, results, summary
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,6 +69,26 @@ def test_the_readme_names_only_make_targets_and_files_that_exist():
     assert set(re.findall(r"`?\bmake ([a-z]+)", "\n".join(re.findall(r"`[^`]+`", readme)))) <= set(phony)
     for target in re.findall(r"\]\(([^)#]+)\)", readme):
         assert (ROOT / target).exists(), f"README links to {target}, which is not there"
+
+
+def test_the_readmes_table_is_what_the_rows_say():
+    shown = (ROOT / "README.md").read_text().partition(summary.START)[2].partition(summary.END)[0].strip()
+    assert shown == summary.headline(results.compare())
+
+
+def test_the_gallerys_scores_give_the_aurocs_of_a_job_again():
+    """Without training: the per-image scores of the notebook shown, against the rows in results/."""
+    for path in (ROOT / "results" / "gallery").glob("*.scores.csv.gz"):
+        paper = path.name.partition(".")[0]
+        with gzip.open(path, "rt", newline="") as file:
+            images = list(csv.DictReader(file))
+        is_anomalous = [image["is_anomalous"] == "1" for image in images]
+        methods = [name for name in images[0] if name not in ("index", "file", "kind", "is_anomalous")]
+        again = {name: f"{metrics.auroc([float(i[name]) for i in images], is_anomalous):.6f}" for name in methods}
+        jobs = {}
+        for row in results.read(ROOT / "results" / f"{paper}.csv"):
+            jobs.setdefault(row["job"], {})[row["method"]] = row["auroc"]
+        assert again in jobs.values()
 
 
 def tracked():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from adlib import results
+from adlib import results, summary
 
 
 NOTEBOOK = results.CHECKOUT / "notebooks" / "summary.ipynb"
@@ -47,9 +47,9 @@ def only_baselines(folder):
     fill(folder, BASELINES)
 
 
-def summary(folder, **more):
+def written(folder, **more):
     folder.mkdir(exist_ok=True)
-    return results.write_summary(folder, **more).read_text()
+    return summary.write_summary(folder, **more).read_text()
 
 
 def section(text, title):
@@ -57,7 +57,7 @@ def section(text, title):
 
 
 def test_without_rows_the_summary_lists_what_was_printed_as_not_run(tmp_path):
-    text = summary(tmp_path)
+    text = written(tmp_path)
     assert "No row stands beside a printed number yet." in section(text, "Printed beside ours")
     assert "two_stage, fastener, official: printed ocsvm 0.874" in section(text, "Not run")
     assert "two_stage 0.750" in section(text, "Not run")  # as printed, 75.0
@@ -65,7 +65,7 @@ def test_without_rows_the_summary_lists_what_was_printed_as_not_run(tmp_path):
 
 def test_one_row_stands_beside_its_printed_number_with_profile_and_what_is_missing(tmp_path):
     one(tmp_path)
-    text = summary(tmp_path)
+    text = written(tmp_path)
     assert ("| mnist | official | **two_stage** | auroc | 0.973 | 0.800 | quick | "
             "indicative: 1 of 10 classes, quick, 1 seed | data npz:01234567 |") in text  # fmt: skip
     assert "two_stage, mnist, official: printed ocsvm 0.911, cae 0.926, deep_svdd" in section(text, "Not run")
@@ -73,7 +73,7 @@ def test_one_row_stands_beside_its_printed_number_with_profile_and_what_is_missi
 
 def test_many_rows_give_mean_spread_and_verdict(tmp_path):
     many(tmp_path)
-    text = summary(tmp_path)
+    text = written(tmp_path)
     # seed means 0.845, 0.855, 0.865, so 0.855 and s = 0.01; the half width of the interval is 0.0248
     assert "| mnist | official | **two_stage** | auroc | 0.973 | 0.855 ± 0.010 | paper | below |" in text
     assert "two_stage_mse" in section(text, "Other rows") and "| demo |" in section(text, "Other rows")
@@ -82,18 +82,18 @@ def test_many_rows_give_mean_spread_and_verdict(tmp_path):
 
 def test_baselines_alone_stand_beside_the_papers_that_print_them(tmp_path):
     only_baselines(tmp_path)
-    assert "| mnist | official | ocsvm | auroc | 0.911 |" in section(summary(tmp_path), "Printed beside ours")
+    assert "| mnist | official | ocsvm | auroc | 0.911 |" in section(written(tmp_path), "Printed beside ours")
 
 
 def test_failed_jobs_are_listed_and_cannot_break_the_table(tmp_path):
     failed(tmp_path)
-    assert "RuntimeError: a \\| b &lt;c>" in section(summary(tmp_path), "Failed jobs")
-    assert "No row stands beside" in summary(tmp_path)
+    assert "RuntimeError: a \\| b &lt;c>" in section(written(tmp_path), "Failed jobs")
+    assert "No row stands beside" in written(tmp_path)
 
 
 def test_stale_rows_are_listed_with_their_classes_and_jobs_without_rows_are_counted(tmp_path):
     fill(tmp_path, OWN[:2], classes="358")
-    text = summary(tmp_path, register={"30", "new"})
+    text = written(tmp_path, register={"30", "new"})
     assert "| two_stage | mnist | official | 0 | quick |  | 5, 8 |" in section(text, "Stale rows")
     assert "2 of 3 rows stale" in section(text, "Printed beside ours")
     assert "1 of the register's 2 jobs (all profiles) have no rows." in section(text, "Not run")
@@ -101,12 +101,12 @@ def test_stale_rows_are_listed_with_their_classes_and_jobs_without_rows_are_coun
 
 def test_the_same_rows_write_the_same_summary(tmp_path):
     many(tmp_path)
-    assert summary(tmp_path) == summary(tmp_path)
+    assert written(tmp_path) == written(tmp_path)
 
 
 def test_every_table_row_names_its_profile(tmp_path):
     many(tmp_path)
-    text = summary(tmp_path)
+    text = written(tmp_path)
     for title in ("Printed beside ours", "Other rows"):
         lines = [line for line in section(text, title).splitlines() if line.startswith("| ") and "---" not in line]
         for line in lines[1:]:

@@ -1,0 +1,145 @@
+"""The records of `results.compare` as Markdown: results/summary.md, and the table at the top of the README.
+
+    summary.write_summary("results")                                  # results/summary.md
+    print(summary.headline(results.compare()))
+"""
+from pathlib import Path
+
+import numpy as np
+
+from adlib import results
+from adlib.results import method_label
+
+
+START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
+
+
+def sections(records, alone=(), failed=(), stale=(), n_missing=None):
+    """The parts of the summary, title -> Markdown; each says so where there is nothing.
+
+    records: those of `compare`; alone: those of `ours_alone`; failed: rows with status failed; stale: rows whose job
+    the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known.
+    """
+    ran = [record for record in records if record["n_seeds"]]
+    parts = []
+    for paper in dict.fromkeys(record["paper"] for record in ran):
+        some = [record for record in ran if record["paper"] == paper]
+        notes = dict.fromkeys(f"- {r['method']}: {r['note']}" for r in some if r["note"])
+        parts += [f"### {paper}", _compared(some), "\n".join(notes)]
+    not_run = {}
+    for record in records:
+        if not record["n_seeds"]:
+            place = f"{record['paper']}, {record['dataset']}, {record['protocol']}"
+            value = f"{method_label(record)} {_as_printed(record)}"
+            not_run.setdefault(place, []).append(value + (f" ({record['metric']})" * (record["metric"] != "auroc")))
+    missing = [f"- {place}: printed {', '.join(values)}" for place, values in not_run.items()]
+    jobs = f"{n_missing[0]} of the register's {n_missing[1]} jobs (all profiles) have no rows." if n_missing else ""
+    return {
+        "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
+        "Other rows": _joined([
+            "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
+            "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
+        "Not run": _joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
+        "Failed jobs": _listed(failed, ["job", "error", "finished"]) if failed else "None.",
+        "Stale rows": _joined([
+            "The register does not hold the jobs of these rows, or not with these settings (any more). They are kept "
+            "and counted above, and run again only when asked for with `FORCE=1`.",
+            _listed(stale, ["settings"])]) if stale else "None.",
+        "What the numbers are": DEFINITIONS,
+    }  # fmt: skip
+
+
+def _compared(records):
+    header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
+    return _markdown_table(header, [
+        [r["dataset"], r["protocol"], f"**{method_label(r)}**" if r["method"] == r["paper"] else method_label(r),
+         r["metric"], _as_printed(r), _as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
+    ])  # fmt: skip
+
+
+def _alone(records):
+    header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
+    return _markdown_table(header, [
+        [r["paper"], r["dataset"], r["protocol"], method_label(r), r["metric"], _as_ours(r), r["profile"],
+         f"{r['n_classes']} of {r['n_expected'] or '?'}", str(r["n_seeds"]), _remarks(r)] for r in records
+    ])  # fmt: skip
+
+
+def _listed(rows, more):
+    """Rows as a table, one line for all classes and methods that agree in the rest."""
+    names = ["paper", "dataset", "protocol", "seed", "profile", *more]
+    lines = {}
+    for line in rows:
+        lines.setdefault(tuple(line[name] for name in names), {})[line["class"]] = None  # a dict: in order, each once
+    return _markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
+
+
+def _as_printed(record):
+    return f"{record['published']:.{max(3, round(-np.log10(record['unit'])))}f}"
+
+
+def _as_ours(record):
+    spread = "" if record["ours_std"] is None else f" ± {record['ours_std']:.3f}"
+    return f"{record['ours_mean']:.3f}{spread}"
+
+
+def _remarks(record):
+    size = f"{record['image_size']} px" if record["image_size"] else ""
+    data = f"data {record['data']}" if record["data"] not in (None, "official", "embedded") else ""
+    stale = f"{record['n_stale']} of {record['n_classes'] * record['n_seeds']} rows stale" if record["n_stale"] else ""
+    return ", ".join(part for part in (size, data, stale) if part)
+
+
+def _markdown_table(header, lines):
+    cells = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
+
+
+def _joined(parts):
+    return "\n\n".join(part for part in parts if part)
+
+
+DEFINITIONS = """\
+- **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
+  there are two or more. Where seeds ran different classes, those with the largest set of classes count.
+- **auroc**: the share of pairs of a normal and an anomalous test image in which the anomalous one has the higher score;
+  ties count one half; 0.5 is chance. **balanced_accuracy**: the largest (TPR + TNR) / 2 over all thresholds.
+- **profile**: `paper` is what the paper says, or the best reading of it; `quick` is real data with less training, and
+  its numbers say little about the paper; `demo` is embedded data and is never set beside a printed number.
+- **verdict**, in profile `paper` with every class run: *reproduced*, at most 0.01 and half a unit of the printed
+  rounding away; *within noise*, three or more seeds whose 95 % t-interval holds the printed value; else *above* or
+  *below*. *indicative*: anything less than that, and what there is.
+- **printed**: the mean that the paper prints, or, where it prints none, the mean of the classes that it prints."""
+
+
+def summary_markdown(records, **parts):
+    """The whole summary as Markdown; takes what `sections` takes."""
+    title = "# What the papers print, and what came out here\n\nWritten from the result rows; no number here is typed."
+    return _joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
+
+
+def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
+    """Write out_dir/summary.md from the rows in results_dir (None: out_dir itself); returns its path."""
+    path = Path(out_dir) / "summary.md"
+    parts = results.collect(out_dir if results_dir is None else results_dir, published_dir, register)
+    results.write_whole(path, summary_markdown(**parts).encode())
+    return path
+
+
+def headline(records):
+    """Each paper's own method, one line per printed number: what was printed, what came out, the verdict."""
+    own = [record for record in records if record["method"] == record["paper"]]
+    return _markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
+        [f"`{r['paper']}`" + (f" ({r['weights']})" if r["weights"] else ""), f"{r['dataset']}, {r['protocol']}",
+         r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "", r["verdict"]]
+        for r in own
+    ])  # fmt: skip
+
+
+def write_readme(path, records):
+    """Put the headline between its two marks in the README. Raises ValueError where the marks are missing."""
+    before, start, rest = Path(path).read_text(encoding="utf-8").partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{path} has no place for the results: between {START} and {END}")
+    results.write_whole(path, f"{before}{start}\n\n{headline(records)}\n\n{end}{after}".encode())
