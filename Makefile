@@ -41,7 +41,7 @@ test: $(READY)  ## unit tests, and every notebook by nbval
 
 lint: $(READY)  ## ruff, notebooks too; notebooks without output
 	$(PY) -m ruff check
-	$(PY) -m nbstripout --verify notebooks/*.ipynb
+	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
 lab: $(READY)  ## JupyterLab with this environment's kernel
 	$(PY) -m jupyter lab --notebook-dir=. notebooks/two_stage.ipynb

@@ -127,8 +127,9 @@ def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
 
 
 def headline(records):
-    """Each paper's own method, one line per printed number: what was printed, what came out, the verdict."""
-    own = [record for record in records if record["method"] == record["paper"]]
+    """The own method of each paper that has a notebook, one line per printed number: printed, ours, verdict."""
+    here = {path.stem for path in (results.CHECKOUT / "notebooks").glob("*.ipynb")}
+    own = [record for record in records if record["method"] == record["paper"] and record["paper"] in here]
     return _markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
         [f"`{r['paper']}`" + (f" ({r['weights']})" if r["weights"] else ""), f"{r['dataset']}, {r['protocol']}",
          r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "", r["verdict"]]
