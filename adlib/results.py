@@ -209,21 +209,30 @@ def bars(records, alone=()):
     Takes the records of `compare` and `ours_alone`. Each figure is a dict: title, metric, class_names, and series, a
     list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None)}, the paper's own method first and the baselines last.
-    Baselines without a printed number stand in the figures of every paper that has the dataset.
+    Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of one
+    of them (ocsvm_oracle beside ocsvm) are left to the tables. A paper without rows of its own has no figure.
     """
     figures, colors, drawn = {}, {}, []
-    for record in (one for one in [*records, *alone] if one["n_seeds"]):  # `alone` has the baselines last
-        key = tuple(record[name] for name in ("paper", "dataset", "protocol", "metric"))
+    ran = [one for one in [*records, *alone] if one["n_seeds"]]
+    baselines = {one["method"] for one in ran if one["row_paper"] == "baselines"}
+    own = {one["row_paper"] for one in ran}
+    # the papers' own rows first, then what each prints of the baselines, then what is printed elsewhere or nowhere
+    for record in sorted(ran, key=lambda one: (one["row_paper"] == "baselines", one["paper"] not in own)):
+        if record["row_paper"] == "baselines" and record["method"].split("_")[0] in baselines - {record["method"]}:
+            continue
+        key = (record["row_paper"] if record["paper"] not in own else record["paper"],
+               *(record[name] for name in ("dataset", "protocol", "metric")))  # fmt: skip
         of_papers = [series for other, series in figures.items() if other[0] != "baselines" and other[1:] == key[1:]]
         for series in (key[0] == "baselines" and of_papers) or [figures.setdefault(key, [])]:
             # a second profile or image size of a method is left to the tables
             if all((one["method"], one["row_weights"]) != (record["method"], record["row_weights"]) for one in series):
-                series.append(record)
+                elsewhere = bool(series) and record["paper"] != series[0]["row_paper"]
+                series.append(record | {"published": None} if elsewhere else record)
     for key, series in figures.items():
         series = sorted(series, key=lambda one, own=key[0]: (one["method"] != own, one["row_paper"] != own))
         names = class_names(key[1])
-        ran = {name for record in series for name in record["classes"]}
-        names = [name for name in names if name in ran] + sorted(ran - set(names))
+        classes = {name for record in series for name in record["classes"]}
+        names = [name for name in names if name in classes] + sorted(classes - set(names))
         drawn.append({
             "title": f"{key[0]}: {key[1]}, {key[2]}", "metric": key[3], "class_names": names,
             "series": [{"label": f"{method_label(record)}, {record['profile']}", "classes": record["classes"],

@@ -438,3 +438,12 @@ def test_reading_and_writing_rows_needs_no_torch_no_pandas_and_no_scikit_learn(t
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=os.environ)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_other_settings_of_a_baseline_are_left_out_of_the_figures(tmp_path):
+    for method in ("ocsvm", "ocsvm_nu0.1_gamma1", "ocsvm_oracle", "mean_image"):
+        results.merge(tmp_path / "baselines.csv", [
+            results.row(paper="baselines", method=method, dataset="cifar100", protocol="official", class_="cup", seed=0,
+                        profile="quick", auroc=0.7, job="0" * 12)])  # fmt: skip
+    (figure,) = results.bars([], results.ours_alone([], tmp_path))
+    assert [series["label"] for series in figure["series"]] == ["mean_image, quick", "ocsvm, quick"]
