@@ -29,12 +29,12 @@ def _picture(pictures):
     return (values / 255 if is_bytes else (values + 1) / 2).clip(0, 1)
 
 
-def image_rows(rows, titles=None, colours=None):
+def image_rows(rows, titles=None, colors=None):
     """One row of pictures for each entry of `rows`, its name at the left; columns belong together.
 
     rows: name -> (N, C, H, W) or (N, H, W). Pictures with channels are shown as they are ([-1, 1] floats or uint8);
-    those without are maps, in colour, one scale for the whole row, given at its right. titles: N texts above the first
-    row, in `colours` where given.
+    those without are maps, in color, one scale for the whole row, given at its right. titles: N texts above the first
+    row, in `colors` where given.
     """
     rows = {name: _picture(pictures) for name, pictures in rows.items()}
     n = len(next(iter(rows.values())))
@@ -55,7 +55,7 @@ def image_rows(rows, titles=None, colours=None):
             beside = line[-1].inset_axes([1.1, 0.05, 0.12, 0.9])  # takes no room from the columns
             figure.colorbar(drawn, cax=beside).ax.tick_params(labelsize=7)
     for index, title in enumerate(titles or []):
-        axes[0, index].set_title(title, color=None if colours is None else colours[index], fontsize=8)
+        axes[0, index].set_title(title, color=None if colors is None else colors[index], fontsize=8)
     return figure
 
 
@@ -75,15 +75,15 @@ def curves(panels, xlabel="epoch"):
 def score_histograms(scores, is_anomalous):
     """One panel for each method: the densities of the scores of normal and of anomalous images, AUROC above it."""
     is_anomalous = _array(is_anomalous).astype(bool)
-    figure, axes = plt.subplots(1, len(scores), figsize=(2.3 * len(scores), 2.2), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(1, len(scores), figsize=(2.2 * len(scores), 2.4), squeeze=False, layout="constrained")
     for axis, (method, values) in zip(axes[0], scores.items(), strict=True):
         values = _array(values)
         bins = np.linspace(*np.quantile(values, [0.001, 0.999]), 41)
-        for part, colour, label in [(~is_anomalous, NORMAL, "normal"), (is_anomalous, ANOMALOUS, "anomalous")]:
-            axis.hist(values[part].clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, color=colour, label=label)
+        for part, color, label in [(~is_anomalous, NORMAL, "normal"), (is_anomalous, ANOMALOUS, "anomalous")]:
+            axis.hist(values[part].clip(bins[0], bins[-1]), bins, density=True, alpha=0.6, color=color, label=label)
         axis.set(title=f"{method}\nAUROC {metrics.auroc(values, is_anomalous):.3f}", xlabel="score", yticks=[])
         axis.spines["left"].set_visible(False)
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -3,6 +3,7 @@ import csv
 import gzip
 import re
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -89,6 +90,11 @@ def test_the_gallerys_scores_give_the_aurocs_of_a_job_again():
         for row in results.read(ROOT / "results" / f"{paper}.csv"):
             jobs.setdefault(row["job"], {})[row["method"]] = row["auroc"]
         assert again in jobs.values()
+
+
+def test_ruff_finds_nothing():
+    done = subprocess.run([sys.executable, "-m", "ruff", "check", "--no-cache", "."], cwd=ROOT, capture_output=True)
+    assert done.returncode == 0, done.stdout.decode()
 
 
 def tracked():
