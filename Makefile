@@ -25,7 +25,7 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(READY)  ## every notebook on embedded data, then the table; results in build/demo
-	@$(PY) -m adlib demo
+	@$(PY) -m adlib demo $(GIVEN)
 
 reproduce: $(READY)  ## the sweep; alone it runs the whole register in profile paper
 	@$(PY) -m adlib reproduce $(GIVEN)
