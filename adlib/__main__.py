@@ -163,7 +163,7 @@ def close(report, out):
 
 
 def summary(words):
-    """Run summary.ipynb, which writes summary.md, and print its first table."""
+    """Run summary.ipynb, which writes summary.md, and print its first tables."""
     from adlib.register import CHECKOUT
 
     out = Path(words.get("OUT", CHECKOUT / "results")).expanduser().resolve()
@@ -175,7 +175,7 @@ def summary(words):
         from adlib import summary as pages
 
         pages.write_readme(CHECKOUT / "README.md", results.compare())
-    print(first_table((out / "summary.md").read_text(encoding="utf-8")))
+    print(first_tables((out / "summary.md").read_text(encoding="utf-8")))
     print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
     return 0
 
@@ -260,15 +260,13 @@ def prepare(words):
 
 # ---- what they print -----------------------------------------------------------------------------------------------
 
-def first_table(markdown):
-    """The first table of a Markdown text, with the heading above it; all of the text where there is none."""
-    lines = markdown.splitlines()
-    start = next((number for number, line in enumerate(lines) if line.startswith("|")), None)
-    if start is None:
-        return markdown.strip()
-    end = next((number for number in range(start, len(lines)) if not lines[number].startswith("|")), len(lines))
-    heading = [line.lstrip("# ") for line in lines[:start] if line.startswith("#")][-1:]
-    return "\n".join([*heading, *lines[start:end]])
+def first_tables(markdown):
+    """The tables of the first section that has any, each below its heading; all of the text where there is none."""
+    for section in re.split(r"(?m)^## ", markdown):
+        kept = [line.lstrip("# ") for line in section.splitlines()[1:] if line.startswith(("|", "#"))]
+        if any(line.startswith("|") for line in kept):
+            return "\n".join([section.splitlines()[0], *kept])
+    return markdown.strip()
 
 
 def shown(path):

@@ -22,7 +22,8 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None):
     """
     ran = [record for record in records if record["n_seeds"]]
     parts = []
-    for paper in dict.fromkeys(record["paper"] for record in ran):
+    own = {record["row_paper"] for record in ran}  # papers of which not only a baseline ran come first
+    for paper in sorted(dict.fromkeys(record["paper"] for record in ran), key=lambda paper: paper not in own):
         some = [record for record in ran if record["paper"] == paper]
         notes = dict.fromkeys(f"- {r['method']}: {r['note']}" for r in some if r["note"])
         parts += [f"### {paper}", _compared(some), "\n".join(notes)]

@@ -263,8 +263,9 @@ def set_environment(variables):
 
 def environment(threads):
     """What workers and their kernels find in their environment, besides what the user's holds."""
-    wanted = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-              if name not in os.environ}  # a user's own choice stands  # fmt: skip
+    # a user's own choice stands, for all: two libraries with different counts fight for the cores
+    threads = os.environ.get("OMP_NUM_THREADS", str(threads))
+    wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     wanted["TQDM_DISABLE"] = "1"
     wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns of frozen modules

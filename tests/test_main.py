@@ -121,10 +121,11 @@ def test_trials_go_to_build_and_register_jobs_to_results(capsys):
         assert capsys.readouterr().out.startswith("a trial, written under build/trial")
 
 
-def test_the_first_table_of_a_summary_is_shown_with_its_heading():
-    text = "# All\n\nwords\n\n## Ours\n\n| a |\n|---|\n| 1 |\n\n| other |\n"
-    assert program.first_table(text) == "Ours\n| a |\n|---|\n| 1 |"
-    assert program.first_table("no table\n") == "no table"
+def test_the_first_tables_of_a_summary_are_shown_with_their_headings():
+    text = "# All\n\nwords\n\n## None\n\nno\n\n## Ours\n\n### p\n\n| a |\n|---|\n| 1 |\n\n- note\n\n"
+    text += "### q\n\n| b |\n\n## C\n\n| c |\n"
+    assert program.first_tables(text) == "Ours\np\n| a |\n|---|\n| 1 |\nq\n| b |"
+    assert program.first_tables("no table\n") == "no table"
 
 
 def test_demo_and_gallery_from_end_to_end(checkout):

@@ -392,3 +392,12 @@ def test_eight_kernels_starting_at_once_lose_no_job(tmp_path):
     jobs = [toy.toy_job(str(number)) for number in range(8)]
     report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=8, notebooks=notebooks, new_slot=forked_slot)
     assert len(report["ok"]) == 8 and len(results.read(tmp_path / "out" / "toy.csv")) == 16
+
+
+def test_all_libraries_of_a_job_get_the_same_number_of_threads(monkeypatch):
+    counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    monkeypatch.setenv("MKL_NUM_THREADS", "7")
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert {worker.environment(2)[name] for name in counts} == {"2"}
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's choice
+    assert {worker.environment(2)[name] for name in counts} == {"3"}
