@@ -37,7 +37,7 @@ def seed_everything(seed, device):
 
 
 def autocast(device):
-    """bfloat16 autocast on a GPU that computes in it; none on a CPU, where it can be 25 times slower than float32."""
+    """bfloat16 autocast on a GPU that computes in it; none on a CPU, where it can be far slower than float32."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()

@@ -1,6 +1,7 @@
 """What does a job cost besides its own training and scoring? Three ways to run the same empty job, in one run.
 
     python benchmarks/job_overhead.py [--jobs 4]
+    python benchmarks/job_overhead.py results/notebooks/two_stage/*.ipynb      # of jobs that ran: seconds outside
 
 command line, everything  `papermill` once per job, a notebook that imports what users commonly import
                           (torch, torchvision, pandas, pyplot, scikit-learn's metrics)
@@ -50,6 +51,14 @@ def timed(function, *arguments):
     return time.perf_counter() - start
 
 
+def outside(path):
+    """(seconds of an executed notebook, seconds outside its cells that train or score)."""
+    notebook = nbformat.read(path, as_version=4)
+    work = [cell.metadata.papermill.duration for cell in notebook.cells
+            if "torch.randperm(" in cell.source or "SCORING_BATCH" in cell.source or "z_train =" in cell.source]  # fmt: skip
+    return notebook.metadata.papermill.duration, notebook.metadata.papermill.duration - sum(work)
+
+
 def command_line(path, environment):
     command = [sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3", str(path), str(path) + ".out"]
     subprocess.run(command, check=True, env=environment, capture_output=True)
@@ -58,7 +67,13 @@ def command_line(path, environment):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=4)
-    n = parser.parse_args().jobs
+    parser.add_argument("notebooks", nargs="*", help="executed notebooks of a sweep")
+    options = parser.parse_args()
+    for path in options.notebooks:
+        print("{1:7.1f} of {0:7.1f} s outside training and scoring: {2}".format(*outside(path), path))
+    if options.notebooks:
+        return
+    n = options.jobs
     environment = {**os.environ, **worker.environment(1)}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1) as pool:
         heavy, lean = notebook(folder, "heavy", HEAVY), notebook(folder, "lean", LEAN)
