@@ -54,8 +54,9 @@ def timed(function, *arguments):
 def outside(path):
     """(seconds of an executed notebook, seconds outside its cells that train or score)."""
     notebook = nbformat.read(path, as_version=4)
-    work = [cell.metadata.papermill.duration for cell in notebook.cells
-            if "torch.randperm(" in cell.source or "SCORING_BATCH" in cell.source or "z_train =" in cell.source]  # fmt: skip
+    marks = ("torch.randperm(", "SCORING_BATCH", "z_train =")
+    busy = [cell for cell in notebook.cells if any(mark in cell.source for mark in marks)]
+    work = [cell.metadata.papermill.duration for cell in busy]
     return notebook.metadata.papermill.duration, notebook.metadata.papermill.duration - sum(work)
 
 
