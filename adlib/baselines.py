@@ -3,13 +3,20 @@
     score = baselines.ocsvm(pixels(train), nu=0.1, gamma="scale")     # fitted on normal images alone
     scores = score(pixels(test))                                      # (M,), high = anomalous
 
-Each function takes the training pixels (N, D), float32 in [0, 1], and returns a function from test pixels (M, D) to
-scores (M,). All run on the CPU.
+    detect = baselines.pixel_autoencoder(train, loss="ssim", epochs=200)
+    maps, reconstructions = detect(test)                              # (M, H, W), high = anomalous
+
+Each function but the last takes the training pixels (N, D), float32 in [0, 1], and returns a function from test pixels
+(M, D) to scores (M,); those of `pca` and `mean_image` give each pixel's error too. These run on the CPU. The
+autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
 """
 import torch
+import torch.nn.functional as F
+from pytorch_msssim import ssim as msssim_ssim
 from sklearn.svm import OneClassSVM
+from torch import nn
 
-from adlib import neighbours
+from adlib import images, neighbours
 
 
 def pixels(images):
@@ -42,25 +49,123 @@ def ocsvm(train, nu=0.1, gamma="scale", distances=None):
 
 
 def pca(train, variance=0.95):
-    """Squared error after projection on the leading principal components that keep `variance` of the total."""
+    """Squared error after projection on the leading principal components that keep `variance` of the total.
+
+    The eigenvectors are those of the D x D matrix, or, with fewer images than pixels, come from the N x N one, which
+    has the same eigenvalues. The score is the mean over pixels; `per_pixel=True` gives the errors themselves, (M, D).
+    """
     mean = train.mean(0)
-    values, vectors = torch.linalg.eigh((train - mean).T @ (train - mean))  # ascending
+    centred = train - mean
+    few = len(train) < train.shape[1]
+    values, vectors = torch.linalg.eigh(centred @ centred.T if few else centred.T @ centred)  # ascending
     kept = 1 + int((values.flip(0).cumsum(0) < variance * values.sum()).sum())
     basis = vectors[:, -kept:]
+    if few:
+        basis = torch.linalg.qr(centred.T @ basis).Q  # orthonormal also where an eigenvalue is nearly 0
 
-    def score(test):
+    def score(test, per_pixel=False):
         centred = test - mean
-        return (centred - centred @ basis @ basis.T).square().mean(1)
+        errors = (centred - centred @ basis @ basis.T).square()
+        return errors if per_pixel else errors.mean(1)
 
     return score
 
 
 def knn(train, k=5):
     """Mean Euclidean distance to the k nearest training images."""
-    return lambda test: neighbours.nearest(test, train, k)[0].mean(1)
+    chunk = max(1, min(2048, 2**26 // (k * train.shape[1])))  # test images at a time: k x D numbers for each
+
+    return lambda test: neighbours.nearest(test, train, k, chunk)[0].mean(1)
 
 
 def mean_image(train):
-    """Mean squared error against the mean training image."""
+    """Squared error against the mean training image: its mean over pixels, or with `per_pixel=True` all, (M, D)."""
     mean = train.mean(0)
-    return lambda test: (test - mean).square().mean(1)
+
+    def score(test, per_pixel=False):
+        errors = (test - mean).square()
+        return errors if per_pixel else errors.mean(1)
+
+    return score
+
+
+def _autoencoder(channels, size, latent):
+    """The networks of Bergmann et al. (2018), Table 1, in one: (N, channels, size, size) -> the same, untrained.
+
+    Theirs is for 128 px: from there, and from other sizes, 8 x 8 positions are reached by as many convolutions of
+    stride 2 as it takes, the first of them with 32 channels. The decoder is the encoder reversed, each convolution
+    transposed. LeakyReLU of slope 0.2 after each layer but the two last.
+    """
+    widths = [channels]
+    layers = [(32, 4, 2, 1)] * (size.bit_length() - 6)  # channels, kernel, stride, padding: 32 px none, 256 px three
+    layers += [(32, 3, 1, 1), (64, 4, 2, 1), (64, 3, 1, 1), (128, 4, 2, 1), (64, 3, 1, 1), (32, 3, 1, 1), (latent, 8, 1, 0)]
+    widths += [layer[0] for layer in layers]
+    encoder, decoder = [], []
+    for before, (width, *shape) in zip(widths, layers, strict=False):
+        encoder += [nn.Conv2d(before, width, *shape), nn.LeakyReLU(0.2)]
+        decoder = [nn.ConvTranspose2d(width, before, *shape), nn.LeakyReLU(0.2), *decoder]
+    return nn.Sequential(*encoder[:-1], *decoder[:-1])
+
+
+def pixel_autoencoder(
+    train, loss="l2", epochs=200, batch=8, lr=2e-4, weight_decay=1e-5, latent=100, seed=0, after_epoch=None
+):
+    """A convolutional autoencoder on pixels (Bergmann et al. 2018), trained with Adam on "l2" or "ssim".
+
+    train: uint8 (N, C, H, H), H a power of two from 32 to 256; the network is trained on the device where they lie, and
+    its weights and the order of the images follow `seed`. loss: "l2" is the mean squared error on [0, 1]; "ssim" is
+    1 - SSIM (window 11, sigma 1.5) of the grey images, as in the MVTec AD paper, since SSIM knows no color.
+    after_epoch: called with the epoch, from 1, and its mean loss.
+
+    Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions in [0, 1]
+    that they come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels,
+    or 1 - `images.ssim_map` at full size; an image's score is the maximum of its map. Raises ValueError for other
+    images and an unknown loss.
+    """
+    size = train.shape[-1]
+    if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):
+        raise ValueError(
+            f"the autoencoder takes square uint8 images of 32, 64, 128 or 256 px, not {train.dtype} {tuple(train.shape)}"
+        )
+    if loss not in ("l2", "ssim"):
+        raise ValueError(f"unknown loss {loss!r}: choose l2 or ssim")
+    grey = loss == "ssim"
+
+    def prepared(batch):  # float32 in [0, 1], (n, 1, H, H) for SSIM
+        x = batch.float().div_(255)
+        if grey and x.shape[1] == 3:
+            x = torch.einsum("nchw,c->nhw", x, x.new_tensor([0.299, 0.587, 0.114]))[:, None]
+        return x
+
+    network = _autoencoder(1 if grey else train.shape[1], size, latent).to(train.device)
+    network = network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    generator = torch.Generator(train.device).manual_seed(seed)
+    for module in network:
+        if not isinstance(module, nn.LeakyReLU):
+            nn.init.kaiming_normal_(module.weight, 0.2, generator=generator)
+            nn.init.zeros_(module.bias)
+    optimizer = torch.optim.Adam(network.parameters(), lr, weight_decay=weight_decay)
+    for epoch in range(1, epochs + 1):
+        total = 0
+        for rows in torch.randperm(len(train), generator=generator, device=train.device).split(batch):
+            x = prepared(train[rows])
+            y = network(x)
+            value = 1 - msssim_ssim(x, y, data_range=1.0) if grey else F.mse_loss(y, x)
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            total += value.detach() * len(rows)
+        if after_epoch is not None:
+            after_epoch(epoch, float(total) / len(train))
+
+    @torch.no_grad()
+    def detect(test):
+        maps, reconstructions = [], []
+        for part in test.split(64):
+            x = prepared(part)
+            y = network(x).clamp(0, 1)
+            maps.append(1 - images.ssim_map(x, y, full=True) if grey else (x - y).square().mean(1))
+            reconstructions.append(y)
+        return torch.cat(maps), torch.cat(reconstructions)
+
+    return detect

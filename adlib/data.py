@@ -5,10 +5,11 @@
     images = load("folder:screws", "test", size=128)
 
 Names: digits and textures (always there), mnist, fashion_mnist, cifar10, cifar100 (found under $ADLIB_DATA in
-torchvision's layout or as <name>.npz, else downloaded by torchvision), and one's own as folder:PATH and npz:PATH
-(`readers.py` says which layouts). Prepared images are cached under $ADLIB_CACHE (default ~/.cache/adlib), one file per
-dataset, size and resampling, and a job that finds them there reads nothing else; so after other data of the same name
-are put under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads.
+torchvision's layout or as <name>.npz, else downloaded by torchvision), mvtec (found as folders or as the official
+archive, else downloaded; see `mvtec.py`), and one's own as folder:PATH and npz:PATH (`readers.py` says which layouts).
+Prepared images are cached under $ADLIB_CACHE (default ~/.cache/adlib), one file per dataset, size and resampling, of
+mvtec one per category, and a job that finds them there reads nothing else; so after other data of the same name are put
+under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads.
 """
 import hashlib
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import cache, readers, textures
+from adlib import cache, mvtec, readers, textures
 from adlib._torchvision import import_torchvision
 from adlib.readers import Images
 
@@ -41,14 +42,15 @@ CLASS_NAMES = {
     "fashion_mnist": "t_shirt trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split(),
     "cifar10": "plane car bird cat deer dog frog horse ship truck".split(),
     "cifar100": _CIFAR100.split(),
+    "mvtec": list(mvtec.NAMES),
 }
 # What files and other papers call them, after `_canonical` has put it in lower case with underscores.
 ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple",
            **{f"{digit}_{word}": str(digit) for digit, word in
               enumerate("zero one two three four five six seven eight nine".split())}}
-# Here a class is a category with defects of its own, as in MVTec: it is tested on its own good and defective images,
-# never on other categories.
-CATEGORY_DATASETS = ("textures",)
+# Here a class is a category with defects of its own: it is tested on its own good and defective images, never on other
+# categories.
+CATEGORY_DATASETS = ("textures", "mvtec")
 GOOD = "good"
 PROTOCOLS = ("official", "80-20")
 RESAMPLES = ("antialias", "bilinear")
@@ -91,11 +93,16 @@ def class_index(name, wanted):
 def load(name, split, size=None, resample="antialias") -> Images:
     """Returns the `Images` of one split, "train" or "test", resized to size x size (None: as they are).
 
-    `resample` is "antialias" or "bilinear". Raises ValueError for a bad argument or a damaged source, each named, and
-    FileNotFoundError where there is no source, saying what to put where.
+    `resample` is "antialias" or "bilinear". Of mvtec it gives all categories that are there, prepared or not. Raises
+    ValueError for a bad argument or a damaged source, each named, and FileNotFoundError where there is no source,
+    saying what to put where.
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}: choose train or test")
+    if name == "mvtec":
+        unpacked = mvtec.there(_data_root(), _cache_folder() / "downloads")
+        there = [one for one in mvtec.NAMES if one in unpacked or _cache_path(name, size, resample, one).is_file()]
+        return mvtec.join([_prepared(name, size, resample, one)[split == "test"] for one in there or mvtec.NAMES])
     train, test = _prepared(name, size, resample)
     return train if split == "train" else test
 
@@ -109,7 +116,8 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
     n_train: at most so many normal training images, drawn by `seed`; None is all.
     validation: the share of the normal training images, 0 <= share < 1, to hold out; with them come as many anomalies
     from the other classes' train split (in 80-20 their train part), none where a class is a category. 0 is none.
-    Raises ValueError for a bad argument and for a split without training, normal or anomalous test images.
+    Raises ValueError for a bad argument and for a split without training, normal or anomalous test images, and what
+    `load` raises; of mvtec only the category `normal` is read.
     """
     if protocol not in PROTOCOLS or (protocol != "official" and name in CATEGORY_DATASETS):
         choices = ("official",) if name in CATEGORY_DATASETS else PROTOCOLS
@@ -120,7 +128,8 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
         raise ValueError(f"n_train is a number of images from 1, or None for all, not {n_train!r}")
     if not isinstance(seed, int) or seed < 0:
         raise ValueError(f"seed is a whole number from 0, not {seed!r}")
-    train, test = _prepared(name, size, resample)
+    category = CLASS_NAMES[name][class_index(name, normal)] if name == "mvtec" else None
+    train, test = _prepared(name, size, resample, category)
     names, target = train.class_names, _find(train.class_names, normal, name)
 
     def draw(purpose, label):   # a generator of its own for every purpose and class, so that none disturbs another
@@ -175,7 +184,8 @@ def _check_split(name, train, names, target, protocol, n_train, is_anomalous):
                          f"{protocol}, or all are held out: choose {', '.join(there)}")
     for missing, there in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not there.any():
-            hint = "; protocol 80-20 splits the training images" if protocol == "official" else ""
+            pooled = protocol == "official" and name not in CATEGORY_DATASETS
+            hint = "; protocol 80-20 splits the training images" if pooled else ""
             raise ValueError(f"{name} has no {missing} test images where {names[target]} is normal{hint}")
 
 
@@ -204,22 +214,43 @@ def _parse(name):
     return name, None
 
 
-def _prepared(name, size, resample):
-    """Train and test `Images` from the cache, which is prepared first if it is missing or damaged."""
+def _cache_folder():
+    return Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve()
+
+
+def _cache_path(name, size, resample, category):
+    """The cache file of a dataset, or of one category of mvtec."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ValueError(f"size is a number of pixels from 1, or None, not {size!r}")
     if resample not in RESAMPLES:
         raise ValueError(f"unknown resample {resample!r}: choose {' or '.join(RESAMPLES)}")
-    folder, stem = Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve(), _stem(name)
-    path = folder / f"{stem}-{f'{size}-{resample}' if size else 'native'}.bin"
+    stem = f"{name}-{category}" if category else _stem(name)
+    return _cache_folder() / f"{stem}-{f'{size}-{resample}' if size else 'native'}.bin"
+
+
+def _data_root():
+    """The folder that ADLIB_DATA names, or None where it is not set."""
+    if not os.environ.get("ADLIB_DATA"):
+        return None
+    root = Path(os.environ["ADLIB_DATA"]).expanduser().resolve()
+    if not root.is_dir():
+        raise FileNotFoundError(f"ADLIB_DATA names {root}, which is no folder")
+    return root
+
+
+def _prepared(name, size, resample, category=None):
+    """Train and test `Images` from the cache, which is prepared first if it is missing or damaged; of mvtec those of
+    one category."""
+    path = _cache_path(name, size, resample, category)
     try:
         return cache.read(path)
     except (FileNotFoundError, ValueError):
         pass   # looked at again under the lock
     from filelock import FileLock  # only where something is to be prepared
 
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / f"{stem}.lock"):   # one lock for all sizes: they share downloads
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = name if category else _stem(name)   # one for all sizes and categories: they share downloads
+    with FileLock(path.parent / f"{lock}.lock"):
         damage = ""
         try:
             return cache.read(path)   # another job prepared it meanwhile
@@ -229,7 +260,7 @@ def _prepared(name, size, resample):
             damage = f"{error}, and "
             print(f"adlib: {error}; preparing it again", file=sys.stderr)
         try:
-            splits = _read_source(name, size, resample, folder / "downloads")
+            splits = _read_source(name, size, resample, path.parent / "downloads", category)
         except FileNotFoundError as error:
             raise FileNotFoundError(f"{damage}{error}") from error
         for images in splits:
@@ -261,7 +292,7 @@ def _state(path):
     return f"{path} {stat.st_size} {stat.st_mtime_ns}"
 
 
-def _read_source(name, size, resample, downloads):
+def _read_source(name, size, resample, downloads, category):
     """The two `Images` of a dataset from where they come from; only folders are resized here, image by image."""
     kind, path = _parse(name)
     if kind == "folder":
@@ -270,6 +301,9 @@ def _read_source(name, size, resample, downloads):
         return readers.read_npz(path)
     if name in ("digits", "textures"):
         return readers.read_digits() if name == "digits" else readers.read_textures()
+    root, may_download = _data_root(), os.environ.get("ADLIB_OFFLINE") != "1"
+    if name == "mvtec":
+        return mvtec.read(category, root, downloads, may_download, size, resample)
 
     dataset = getattr(import_torchvision().datasets, _TORCHVISION[name])
     layout = f"{_TORCHVISION[name]}/raw" if "mnist" in name else dataset.base_folder
@@ -279,18 +313,14 @@ def _read_source(name, size, resample, downloads):
             return readers.read_mnist(root / layout, dataset, CLASS_NAMES[name])
         return readers.read_cifar(root, dataset, CLASS_NAMES[name])
 
-    root = os.environ.get("ADLIB_DATA")
     if root:
-        root = Path(root).expanduser().resolve()
-        if not root.is_dir():
-            raise FileNotFoundError(f"ADLIB_DATA names {root}, which is no folder")
         splits = read_official(root)
         if splits is None and (root / f"{name}.npz").is_file():
             splits = _relabel(readers.read_npz(root / f"{name}.npz", CLASS_NAMES[name]), name)
         if splits is not None:
             return splits
     advice = f"put {layout}/ or {name}.npz into the folder that ADLIB_DATA names (now {root or 'not set'})"
-    if os.environ.get("ADLIB_OFFLINE") != "1":
+    if may_download:
         try:
             dataset(downloads, train=True, download=True)   # checks what it gets; does nothing where all is there
         except (OSError, RuntimeError) as error:

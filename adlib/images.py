@@ -45,17 +45,39 @@ def gaussian_window(size, sigma, device=None):
     return window / window.sum()
 
 
-def ssim_map(x, y, data_range=1.0, window_size=11, sigma=1.5):
+def gaussian_blur(x, sigma, truncate=4.0):
+    """Each image blurred by a Gaussian of `sigma` pixels, cut off at `truncate` sigmas; edges are mirrored.
+
+    x: (N, C, H, W) float. The same as `scipy.ndimage.gaussian_filter` of each channel with its defaults, for images of
+    any size, also smaller than the window: the blur of a row with its mirrored edges is one small matrix.
+    """
+    radius = int(truncate * sigma + 0.5)
+    window = gaussian_window(2 * radius + 1, sigma, x.device)
+
+    def blur(n):   # (n, n)
+        source = torch.arange(n, device=x.device)[:, None] + torch.arange(-radius, radius + 1, device=x.device)
+        source = source % (2 * n)   # mirrored: 0 1 2 | 2 1 0 | 0 1 2 ...
+        source = torch.where(source < n, source, 2 * n - 1 - source)
+        return torch.zeros(n, n, device=x.device).scatter_add_(1, source, window.expand(n, -1)).to(x.dtype)
+
+    return blur(x.shape[2]) @ x @ blur(x.shape[3]).T
+
+
+def ssim_map(x, y, data_range=1.0, window_size=11, sigma=1.5, full=False):
     """SSIM at each position where the window fits, averaged over channels (Wang et al. 2004, eq. 13).
 
     x, y: (N, C, H, W) float, both spanning `data_range`. Returns (N, H - window_size + 1, W - window_size + 1) in
-    [-1, 1]; its mean over positions is what pytorch-msssim's `ssim` gives, which has no map.
+    [-1, 1]; its mean over positions is what pytorch-msssim's `ssim` gives, which has no map. full: at every position,
+    (N, H, W), the images mirrored at their edges (scikit-image's full map); window_size must then be odd.
     """
     channels = x.shape[1]
     window = gaussian_window(window_size, sigma, x.device).to(x.dtype)
     column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
     row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
-    blur = lambda image: F.conv2d(F.conv2d(image, column, groups=channels), row, groups=channels)  # noqa: E731
+    if full:
+        blur = lambda image: gaussian_blur(image, sigma, (window_size // 2) / sigma)  # noqa: E731
+    else:
+        blur = lambda image: F.conv2d(F.conv2d(image, column, groups=channels), row, groups=channels)  # noqa: E731
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y

@@ -29,8 +29,22 @@ def _picture(pictures):
     return (values / 255 if is_bytes else (values + 1) / 2).clip(0, 1)
 
 
-def image_rows(rows, titles=None, colors=None):
-    """One row of pictures for each entry of `rows`, its name at the left; columns belong together.
+def overlay(pictures, maps, strength=0.55):
+    """Maps (N, H, W) as color over pictures (N, C, H, W) of the same size: float (N, 3, H, W) in [-1, 1].
+
+    One color scale for all maps, from the smallest value (nothing shows) to the largest (`strength` of it is color).
+    """
+    values = _array(maps)
+    values = (values - values.min()) / max(values.max() - values.min(), 1e-12)
+    color = plt.get_cmap("inferno")(values)[..., :3].transpose(0, 3, 1, 2)
+    share = strength * values[:, None]
+    return 2 * ((1 - share) * _picture(pictures) + share * color) - 1
+
+
+def image_rows(rows, titles=None, colors=None, inches=0.62):
+    """One row of pictures, each so many `inches` wide, for each entry of `rows`, its name at the left.
+
+    Columns belong together.
 
     rows: name -> (N, C, H, W) or (N, H, W). Pictures with channels are shown as they are ([-1, 1] floats or uint8);
     those without are maps, in color, one scale for the whole row, given at its right. titles: N texts above the first
@@ -38,7 +52,8 @@ def image_rows(rows, titles=None, colors=None):
     """
     rows = {name: _picture(pictures) for name, pictures in rows.items()}
     n = len(next(iter(rows.values())))
-    figure, axes = plt.subplots(len(rows), n, figsize=(0.62 * n + 1.4, 0.65 * len(rows) + 0.2), squeeze=False)
+    figure, axes = plt.subplots(len(rows), n, figsize=(inches * n + 1.4, (inches + 0.03) * len(rows) + 0.2),
+                                squeeze=False)
     figure.subplots_adjust(wspace=0.06, hspace=0.06)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         is_map = pictures.ndim == 3

@@ -125,14 +125,20 @@ def all_ids(register):
 
 
 def place(one):
-    """What a job and a result row have in common besides their settings, as text."""
-    return tuple(str(one[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile"))
+    """What tells a job, or a result row, from the others beside which its rows stand, as a tuple of text.
+
+    Of its settings that is the backbone alone, which the rows keep apart: other settings make the same row anew.
+    """
+    settings = one["settings"]
+    backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
+    return *(str(one[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
 
 
 def describe(one):
-    """A job in a few words: 'two_stage mnist 8 seed 0 quick' (and the protocol, unless it is official)."""
+    """A job in a few words: 'two_stage mnist 8 seed 0 quick' (and backbone and protocol, unless it is official)."""
     protocol = "" if one["protocol"] == "official" else f" {one['protocol']}"
-    return f"{one['paper']} {one['dataset']}{protocol} {one['class']} seed {one['seed']} {one['profile']}"
+    backbone = f" {one['settings']['backbone']}" if "backbone" in one["settings"] else ""
+    return f"{one['paper']}{backbone} {one['dataset']}{protocol} {one['class']} seed {one['seed']} {one['profile']}"
 
 
 def _choose(wanted, choices, what):

@@ -34,7 +34,8 @@ def notebook_path(out, job):
     if ":" in dataset:  # folder:PATH: the last part of the path, and a hash, since many end alike
         kind, path = dataset.split(":", 1)
         dataset = f"{kind}-{Path(path).stem}-{hashlib.sha256(path.encode()).hexdigest()[:6]}"
-    name = f"{dataset}-{job['protocol']}-{job['class']}-seed{job['seed']}-{job['profile']}"
+    backbone = f"{job['settings']['backbone']}-" if "backbone" in job["settings"] else ""
+    name = f"{backbone}{dataset}-{job['protocol']}-{job['class']}-seed{job['seed']}-{job['profile']}"
     return Path(out) / "notebooks" / job["paper"] / (re.sub(r"[^\w.-]+", "_", name) + ".ipynb")
 
 

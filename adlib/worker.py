@@ -201,8 +201,9 @@ def _fitting_rows(job, path):
     if not rows:
         raise ValueError("the notebook left a rows.csv without rows")
     for row in rows:
-        if row["status"] != "ok" or place(row) != place(job):
-            raise ValueError(f"a row of the notebook says {describe(row)}, the job is {describe(job)}")
+        told = {**row, "settings": job["settings"]}  # these are noted later
+        if row["status"] != "ok" or place(told) != place(job):
+            raise ValueError(f"a row of the notebook says {describe(told)}, the job is {describe(job)}")
     if len({tuple(row[name] for name in results.KEY) for row in rows}) < len(rows):
         raise ValueError("two rows of the notebook have the same key")
     return rows

@@ -1,0 +1,159 @@
+"""ImageNet networks as frozen feature extractors: images in, the maps of layer1, layer2 and layer3 out.
+
+    encoder, weights = backbones.load("resnet18", "imagenet")     # weights: "resnet18/imagenet"
+    features = encoder(x)                                         # x in [-1, 1]: maps of stride 4, 8 and 16
+
+Weights are torchvision's IMAGENET1K_V1, a file of one's own with torchvision's names, or random (for trying things out:
+what they give says nothing about a paper). Files are read without executing anything in them.
+"""
+import hashlib
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from adlib._torchvision import import_torchvision
+
+
+# The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
+# torchvision's IMAGENET1K_V1, as its file names carry them; for resnet18 also of a copy up to layer3 whose batch norm is
+# folded into the convolutions, the same network in evaluation mode.
+CHANNELS = {
+    "resnet18": [64, 128, 256],
+    "wide_resnet50_2": [256, 512, 1024],
+    "wide_resnet101_2": [256, 512, 1024],
+}
+IMAGENET_SHA256 = {
+    "resnet18": ["f37072fd", "2eab6b8d975d84338695d15769dc68a36f80eeaa28feb85cf4966a715db6b8e8"],
+    "wide_resnet50_2": ["95faca4d"],
+    "wide_resnet101_2": ["32ee1156"],
+}
+# of the images that torchvision's weights were trained on, RGB in [0, 1]
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Backbone(nn.Module):
+    """A ResNet up to layer3: x (N, 1 or 3, H, W), float in [-1, 1] -> maps of layer1, layer2, layer3.
+
+    The maps are (N, c_k, H / 4, W / 4), / 8 and / 16, rounded up. Grey images are repeated to three channels; the input
+    is brought to ImageNet's mean and standard deviation here. Frozen (no parameter asks for a gradient), and always in
+    evaluation mode, whatever `train` is called with: batch norm keeps ImageNet's statistics.
+    """
+
+    def __init__(self, resnet):
+        super().__init__()
+        self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
+        self.layers = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3])
+        self.register_buffer("mean", torch.tensor(MEAN)[:, None, None])
+        self.register_buffer("std", torch.tensor(STD)[:, None, None])
+        self.requires_grad_(False).train()
+
+    def train(self, mode=True):
+        return super().train(False)
+
+    def forward(self, x):
+        x = ((x + 1) / 2 - self.mean) / self.std
+        x = self.stem(x.contiguous(memory_format=torch.channels_last))  # the faster layout for convolutions
+        maps = []
+        for layer in self.layers:
+            x = layer(x)
+            maps.append(x)
+        return maps
+
+
+def load(backbone="resnet18", weights="imagenet", seed=0):
+    """Returns the `Backbone` and what stands in the column `weights` of a result row, such as "resnet18/imagenet".
+
+    weights: "imagenet" looks for $ADLIB_DATA/weights/<backbone>*.pth with a known checksum, then lets torchvision
+    download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names, of which layer4
+    and fc may be missing; it is labelled "<backbone>/local:<first 8 digits of its sha256>", or "imagenet" where that
+    is known. "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a
+    file that does not fit it (naming the tensor), FileNotFoundError where there are no weights.
+    """
+    if backbone not in CHANNELS:
+        raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
+    if weights == "random":
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return Backbone(_resnet(backbone)), f"{backbone}/random"
+    path = _imagenet(backbone) if weights == "imagenet" else Path(weights).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no weight file {path}: weights are 'imagenet', 'random' or a path")
+    sha256 = _sha256(path)
+    with torch.device("meta"):   # no time spent on initial values: every tensor is replaced
+        resnet = _resnet(backbone)
+    _fill(resnet, _tensors(path), path, backbone)
+    known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
+    return Backbone(resnet), f"{backbone}/imagenet" if known else f"{backbone}/local:{sha256[:8]}"
+
+
+def _resnet(backbone):
+    resnet = getattr(import_torchvision().models, backbone)()
+    del resnet.layer4, resnet.fc
+    return resnet
+
+
+def _sha256(path):
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _imagenet(backbone):
+    """Path of a file with ImageNet weights, downloaded where none is at hand."""
+    root = os.environ.get("ADLIB_DATA")
+    unknown = []
+    for path in sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []:
+        if any(_sha256(path).startswith(digits) for digits in IMAGENET_SHA256[backbone]):
+            return path.resolve()
+        unknown.append(str(path))
+    advice = "put it into weights/ of the folder that ADLIB_DATA names, or give weights='random' to try things out"
+    if unknown:
+        advice += f" ({', '.join(unknown)} has another checksum: give its path as weights to use it)"
+    models = import_torchvision().models
+    url = models.get_model_weights(backbone)["IMAGENET1K_V1"].url
+    folder = Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve() / "downloads"
+    path = folder / url.rsplit("/", 1)[1]
+    if path.is_file():
+        return path
+    if os.environ.get("ADLIB_OFFLINE") == "1":
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} are not on this machine and ADLIB_OFFLINE=1 "
+                                f"forbids downloading {url}: {advice}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        # written to a temporary name, compared with the checksum in its name, renamed: two jobs at once do no harm
+        torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} could not be downloaded ({error}): get {url} and "
+                                f"{advice}") from error
+    return path
+
+
+def _tensors(path):
+    """The tensors of a weight file, by name. weights_only: what would run code when unpickled is refused."""
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
+    if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
+        raise ValueError(f"{path} is no dict of tensors by name, as torch.save(model.state_dict(), ...) writes it")
+    return tensors
+
+
+def _fill(resnet, tensors, path, backbone):
+    """Puts the tensors into the network; every one that it needs must be there, and of its shape."""
+    needed = {name: value.shape for name, value in resnet.state_dict().items() if "num_batches_tracked" not in name}
+    for name, shape in needed.items():
+        if name not in tensors:
+            raise ValueError(f"{path} lacks {name}, which {backbone} needs: it holds {len(tensors)} tensors "
+                             f"({', '.join(list(tensors)[:3])}, ...)")
+        if tensors[name].shape != shape:
+            raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, {backbone} needs {tuple(shape)}")
+    resnet.to_empty(device="cpu")
+    for module in resnet.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.num_batches_tracked.zero_()
+    resnet.load_state_dict({name: tensors[name] for name in needed}, strict=False)

@@ -1,0 +1,106 @@
+"""A Hierarchically Feature Reconstructed Autoencoder (Chen, Chen, Mao, Jiang): decoder, residuals, loss, map, score.
+
+    decoder = feature_ae.build(channels=[64, 128, 256])
+    maps = feature_ae.residuals(features, decoder(features[-1]))      # phi_1..phi_3, eq. (5), (6)
+    feature_ae.loss(maps).backward()                                  # eq. (7), (8)
+    anomaly_map = feature_ae.anomaly_map(maps, size=256)              # eq. (9), (10)
+    s = feature_ae.score(anomaly_map)                                 # eq. (11), high = anomalous
+
+Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to the deepest, k = K, each half as large as
+the one before: what `backbones` gives.
+"""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from adlib.images import gaussian_blur
+
+
+SLOPE = 0.1  # of LeakyReLU
+
+
+def block(in_channels, channels, kernel):
+    """Convolution, batch norm, LeakyReLU. No bias: batch norm takes it away."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(channels),
+        nn.LeakyReLU(SLOPE),
+    )
+
+
+class Decoder(nn.Module):
+    """Rebuilds the features of all levels from those of the deepest: (N, c_K, h, w) -> [f_dec^1, ..., f_dec^K].
+
+    Per level three blocks, 1x1, 3x3 and 1x1, of `width` times the level's channels, then a 1x1 convolution to f_dec^k
+    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level.
+
+    The upsampling stands behind the first block here, not before it: a 1x1 convolution, batch norm and LeakyReLU treat
+    every location alike, so that on four copies of a location they give four copies of the result, at four times the
+    cost.
+    """
+
+    def __init__(self, channels, width=1.0):
+        super().__init__()
+        self.levels = nn.ModuleList()  # deepest first
+        below = channels[-1]
+        for out in reversed(channels):
+            inner = max(1, round(width * out))
+            level = nn.Module()
+            level.first, level.second, level.third = block(below, inner, 1), block(inner, inner, 3), block(inner, inner, 1)
+            level.last = nn.Conv2d(inner, out, 1)
+            self.levels.append(level)
+            below = out
+
+    def forward(self, deepest):
+        f, decoded = deepest, []
+        for index, level in enumerate(self.levels):
+            f = level.first(f)
+            if index:
+                f = F.interpolate(f, scale_factor=2, mode="nearest")
+            f = level.last(level.third(level.second(f)))
+            decoded.append(f)
+        return decoded[::-1]
+
+
+def build(channels=(64, 128, 256), width=1.0):
+    """The decoder for an encoder whose K levels have so many channels, finest first."""
+    return Decoder(list(channels), width)
+
+
+def residuals(encoded, decoded):
+    """Eq. (5), (6): phi_k at each location, summed over channels, of every level: [(N, h_k, w_k), ...] in [0, 2].
+
+    Half the squared distance of the two feature vectors, each divided by its L2 norm over channels. Between vectors of
+    length one that is 1 minus their scalar product, and so it is computed: with its gradient many times faster than the
+    division of whole maps by their norms. Where a vector is zero, which (6) leaves undefined, phi_k is 1.
+    """
+    maps = []
+    for e, d in zip(encoded, decoded, strict=True):
+        e, d = e.permute(0, 2, 3, 1), d.permute(0, 2, 3, 1)  # channels last, as they lie in memory
+        squared_norms = torch.linalg.vecdot(e, e) * torch.linalg.vecdot(d, d)
+        maps.append(1 - torch.linalg.vecdot(e, d) * squared_norms.clamp_min(1e-30).rsqrt())
+    return maps
+
+
+def loss(maps):
+    """Eq. (7), (8): the mean over levels of the mean over locations (and images), a scalar. maps: of `residuals`."""
+    return torch.stack([phi.mean() for phi in maps]).mean()
+
+
+def anomaly_map(maps, size, sigma=4.0, weighted=False):
+    """Eq. (9), (10): the residual maps resized to size x size, summed, and blurred: (N, size, size).
+
+    maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: eq. (9)
+    as printed also divides level k by its h_k * w_k, so that a level counts four times as much as the next finer one;
+    else it is the plain sum that figure and text describe.
+    """
+    total = 0
+    for phi in maps:
+        share = 1 / (phi.shape[1] * phi.shape[2]) if weighted else 1
+        total = total + share * F.interpolate(phi[:, None], size=(size, size), mode="bilinear", align_corners=False)
+    return gaussian_blur(total, sigma)[:, 0] if sigma else total[:, 0]
+
+
+def score(anomaly_map):
+    """Eq. (11): the maximum of each anomaly map (N, H, W), (N,), high = anomalous."""
+    return anomaly_map.amax((1, 2))
