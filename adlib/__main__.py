@@ -18,7 +18,7 @@ usage: python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.t
 
 keys of reproduce, all optional; several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
-  PROFILE=demo|quick|paper     (paper)
+  PROFILE=demo|quick|paper     (paper)                      BACKBONES=resnet18
   SET="n_train=500,lr=0.1"     other settings of the notebooks
   JOBS=2                       jobs at once
   DEVICE=auto|cpu|cuda|cuda:1  (auto)
@@ -26,7 +26,7 @@ keys of reproduce, all optional; several values are separated by commas:
   FORCE=1                      run also what has its rows already"""
 
 KEYS = {
-    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "PROFILE", "SET", "JOBS", "DEVICE", "OUT",
+    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE", "SET", "JOBS", "DEVICE", "OUT",
                   "FORCE"],
     "summary": ["OUT"], "gallery": ["PAPERS", "JOBS", "DEVICE"], "demo": ["JOBS", "DEVICE"],
 }  # fmt: skip
@@ -127,7 +127,7 @@ def reproduce(words):
     jobs = register.jobs(
         book, papers=names(words, "PAPERS"), datasets=names(words, "DATASETS"), classes=names(words, "CLASSES"),
         seeds=seeds, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
-        protocols=names(words, "PROTOCOLS"),
+        protocols=names(words, "PROTOCOLS"), backbones=names(words, "BACKBONES"),
     )  # fmt: skip
     out = choose_out(words.get("OUT"), jobs, register.all_ids(book))
     report = sweep.reproduce(jobs, out, n_jobs(words), device(words), words.get("FORCE") == "1")

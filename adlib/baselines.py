@@ -93,17 +93,16 @@ def _autoencoder(channels, size, latent):
     """The networks of Bergmann et al. (2018), Table 1, in one: (N, channels, size, size) -> the same, untrained.
 
     Theirs is for 128 px: from there, and from other sizes, 8 x 8 positions are reached by as many convolutions of
-    stride 2 as it takes, the first of them with 32 channels. The decoder is the encoder reversed, each convolution
-    transposed. LeakyReLU of slope 0.2 after each layer but the two last.
+    stride 2 as it takes, one more or fewer of the first ones. The decoder is the encoder reversed, each convolution
+    transposed. LeakyReLU of slope 0.2 follows each layer but the last of the two.
     """
-    widths = [channels]
-    layers = [(32, 4, 2, 1)] * (size.bit_length() - 6)  # channels, kernel, stride, padding: 32 px none, 256 px three
-    layers += [(32, 3, 1, 1), (64, 4, 2, 1), (64, 3, 1, 1), (128, 4, 2, 1), (64, 3, 1, 1), (32, 3, 1, 1), (latent, 8, 1, 0)]
-    widths += [layer[0] for layer in layers]
-    encoder, decoder = [], []
-    for before, (width, *shape) in zip(widths, layers, strict=False):
-        encoder += [nn.Conv2d(before, width, *shape), nn.LeakyReLU(0.2)]
-        decoder = [nn.ConvTranspose2d(width, before, *shape), nn.LeakyReLU(0.2), *decoder]
+    layers = [(32, 4, 2, 1)] * (size.bit_length() - 6)  # channels, kernel, stride, padding; 32 px: none, 256 px: three
+    layers += [(32, 3, 1, 1), (64, 4, 2, 1), (64, 3, 1, 1), (128, 4, 2, 1), (64, 3, 1, 1), (32, 3, 1, 1)]
+    encoder, decoder, width = [], [], channels
+    for next_width, *shape in [*layers, (latent, 8, 1, 0)]:
+        encoder += [nn.Conv2d(width, next_width, *shape), nn.LeakyReLU(0.2)]
+        decoder = [nn.ConvTranspose2d(next_width, width, *shape), nn.LeakyReLU(0.2), *decoder]
+        width = next_width
     return nn.Sequential(*encoder[:-1], *decoder[:-1])
 
 
@@ -117,10 +116,10 @@ def pixel_autoencoder(
     1 - SSIM (window 11, sigma 1.5) of the grey images, as in the MVTec AD paper, since SSIM knows no color.
     after_epoch: called with the epoch, from 1, and its mean loss.
 
-    Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions in [0, 1]
-    that they come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels,
-    or 1 - `images.ssim_map` at full size; an image's score is the maximum of its map. Raises ValueError for other
-    images and an unknown loss.
+    Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions that they
+    come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels, or
+    1 - `images.ssim_map` at full size; an image's score is the maximum of its map. Raises ValueError for other images
+    and an unknown loss.
     """
     size = train.shape[-1]
     if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):
@@ -131,14 +130,14 @@ def pixel_autoencoder(
         raise ValueError(f"unknown loss {loss!r}: choose l2 or ssim")
     grey = loss == "ssim"
 
-    def prepared(batch):  # float32 in [0, 1], (n, 1, H, H) for SSIM
-        x = batch.float().div_(255)
+    def prepared(part):  # float32 in [0, 1], (n, 1, H, H) for SSIM
+        x = part.float().div_(255)
         if grey and x.shape[1] == 3:
             x = torch.einsum("nchw,c->nhw", x, x.new_tensor([0.299, 0.587, 0.114]))[:, None]
         return x
 
-    network = _autoencoder(1 if grey else train.shape[1], size, latent).to(train.device)
-    network = network.to(memory_format=torch.channels_last)  # the faster layout for convolutions
+    network = _autoencoder(1 if grey else train.shape[1], size, latent)
+    network = network.to(train.device, memory_format=torch.channels_last)  # the faster layout for convolutions
     generator = torch.Generator(train.device).manual_seed(seed)
     for module in network:
         if not isinstance(module, nn.LeakyReLU):
@@ -163,7 +162,7 @@ def pixel_autoencoder(
         maps, reconstructions = [], []
         for part in test.split(64):
             x = prepared(part)
-            y = network(x).clamp(0, 1)
+            y = network(x)
             maps.append(1 - images.ssim_map(x, y, full=True) if grey else (x - y).square().mean(1))
             reconstructions.append(y)
         return torch.cat(maps), torch.cat(reconstructions)

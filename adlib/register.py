@@ -52,10 +52,11 @@ def load(path=None):
 
 
 def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile="paper", settings=None,
-         protocols=None):  # fmt: skip
+         protocols=None, backbones=None):  # fmt: skip
     """The jobs of one profile, first all of the first seed: a list of dicts (see the top of this file).
 
-    papers, datasets, protocols, classes and seeds choose from the register (None: all of it). A class or seed that none
+    papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it); a job without
+    a backbone is not chosen by one. A class or seed that none
     of the chosen runs holds makes trials of all of them. settings, a dict, goes over those of profile and run. datasets
     may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise. Classes
     go by any name that `data.class_index` knows. Raises ValueError with the choices for whatever is not there.
@@ -83,18 +84,25 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
     cells += [(paper, name, protocol, {}) for paper in papers for name in own
               for protocol in protocols or ["official"]]  # fmt: skip
 
+    def settings_of(paper, run):
+        return {**register[paper].get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
+
+    if backbones:
+        there = {backbone: None for paper, _, _, run in cells if (backbone := settings_of(paper, run).get("backbone"))}
+        _choose(backbones, there, f"backbone of {', '.join(papers)} in profile {profile}")
+        cells = [cell for cell in cells if settings_of(cell[0], cell[3]).get("backbone") in backbones]
+
     held = [_run_classes(name, run) for _, name, _, run in cells]
     wanted = {name: _named_classes(name, cells, classes) for _, name, _, _ in cells} if classes else {}
     held_seeds = [run.get("seeds") or register[paper].get("seeds") or [0] for paper, _, _, run in cells]
     found = []
     for (paper, name, protocol, run), normals, run_seeds in zip(cells, held, held_seeds, strict=True):
-        table = register[paper]
-        given = {**table.get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
         if classes:
             others = {one for cell, there in zip(cells, held, strict=True) if cell[1] == name for one in there}
             normals = [one for one in wanted[name] if one in normals or one not in others]
         if seeds:
             run_seeds = [seed for seed in seeds if seed in run_seeds or not any(seed in there for there in held_seeds)]
+        given = settings_of(paper, run)
         found += [job(paper, name, normal, protocol, seed, profile, given) for seed in run_seeds for normal in normals]
     by_id = {one["id"]: one for one in found}  # two runs may hold the same job
     return sorted(by_id.values(), key=lambda one: (papers.index(one["paper"]), one["seed"]))  # else as they stand
