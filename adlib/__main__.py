@@ -26,8 +26,8 @@ keys of reproduce, all optional; several values are separated by commas:
   FORCE=1                      run also what has its rows already"""
 
 KEYS = {
-    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE", "SET", "JOBS", "DEVICE", "OUT",
-                  "FORCE"],
+    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE", "SET", "JOBS",
+                  "DEVICE", "OUT", "FORCE"],
     "summary": ["OUT"], "gallery": ["PAPERS", "JOBS", "DEVICE"], "demo": ["JOBS", "DEVICE"],
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ NAMES = """carpet grid leather tile wood bottle cable capsule hazelnut metal_nut
     zipper""".split()
 ARCHIVE = "mvtec_anomaly_detection.tar.xz"
 SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
-# MVTec has changed this address twice, the file never; where it fails, the page leads to the new one.
+# MVTec has changed this address more than once, the file never; where it fails, PAGE leads to the new one.
 URL = f"https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/{ARCHIVE}"
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 

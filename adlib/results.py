@@ -88,7 +88,7 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
 
     papers: list of keys (None: all with a published table). register: set of job ids (None: nothing is stale).
     Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
-    classes), unit, note, ours_mean, ours_std (over seeds; None for one), classes {class: mean over seeds}, n_classes,
+    classes), published_classes {class: value} (where the paper prints them), unit, note, ours_mean, ours_std (over seeds; None for one), classes {class: mean over seeds}, n_classes,
     n_expected, n_seeds, n_stale, profile, data, image_size, row_paper, verdict; the middle ones None where not run.
 
     Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
@@ -116,7 +116,8 @@ def _compare_group(cells, rows, register):
     record = {name: cells[0][name] for name in ("paper", "method", "weights", "dataset", "protocol", "metric")}
     means = [cell for cell in cells if cell["class"] == "mean"]
     means = means or [cell for cell in cells if not cell["class"].startswith("mean_")]
-    printed = [cell["class"] for cell in cells if not cell["class"].startswith("mean")]
+    record["published_classes"] = {cell["class"]: cell["value"] for cell in cells if not cell["class"].startswith("mean")}
+    printed = list(record["published_classes"])
     record["published"] = float(np.mean([cell["value"] for cell in means]))
     record["unit"] = means[0]["unit"]
     record["note"] = "; ".join(dict.fromkeys(cell["note"] for cell in cells if cell["note"]))
@@ -195,7 +196,7 @@ def ours_alone(records, results_dir=None, register=None):
     records = [
         _with_ours(
             {name: rows[0][name] for name in ("paper", "method", "weights", "dataset", "protocol")}
-            | {"metric": metric, "published": None, "unit": None, "note": ""},
+            | {"metric": metric, "published": None, "published_classes": {}, "unit": None, "note": ""},
             rows, len(class_names(rows[0]["dataset"])), register,
         )
         for (metric, *_), rows in groups.items()

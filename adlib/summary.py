@@ -88,7 +88,16 @@ def _remarks(record):
     size = f"{record['image_size']} px" if record["image_size"] else ""
     data = f"data {record['data']}" if record["data"] not in (None, "official", "embedded") else ""
     stale = f"{record['n_stale']} of {record['n_classes'] * record['n_seeds']} rows stale" if record["n_stale"] else ""
-    return ", ".join(part for part in (size, data, stale) if part)
+    return ", ".join(part for part in (_printed_for_these(record), size, data, stale) if part)
+
+
+def _printed_for_these(record):
+    """Where only some classes ran, what the paper prints for them: the mean over all would be no fair neighbour."""
+    printed = record["published_classes"]
+    if record["n_classes"] == record["n_expected"] or not record["classes"].keys() <= printed.keys():
+        return ""
+    mean = np.mean([printed[name] for name in record["classes"]])
+    return f"printed for {', '.join(record['classes'])}: {mean:.3f}"
 
 
 def _markdown_table(header, lines):
