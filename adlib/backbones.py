@@ -19,8 +19,8 @@ from adlib._torchvision import import_torchvision
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
-# torchvision's IMAGENET1K_V1, as its file names carry them; for resnet18 also of a copy up to layer3 whose batch norm is
-# folded into the convolutions, the same network in evaluation mode.
+# torchvision's IMAGENET1K_V1, as its file names carry them; for resnet18 also of a copy up to layer3 whose batch norm
+# is folded into the convolutions, the same network in evaluation mode.
 CHANNELS = {
     "resnet18": [64, 128, 256],
     "wide_resnet50_2": [256, 512, 1024],

@@ -6,8 +6,8 @@
     anomaly_map = feature_ae.anomaly_map(maps, size=256)              # eq. (9), (10)
     s = feature_ae.score(anomaly_map)                                 # eq. (11), high = anomalous
 
-Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to the deepest, k = K, each half as large as
-the one before: what `backbones` gives.
+Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to the deepest, k = K, each half as large
+as the one before: what `backbones` gives.
 """
 import torch
 import torch.nn.functional as F
@@ -46,7 +46,8 @@ class Decoder(nn.Module):
         for out in reversed(channels):
             inner = max(1, round(width * out))
             level = nn.Module()
-            level.first, level.second, level.third = block(below, inner, 1), block(inner, inner, 3), block(inner, inner, 1)
+            level.first, level.second = block(below, inner, 1), block(inner, inner, 3)
+            level.third = block(inner, inner, 1)
             level.last = nn.Conv2d(inner, out, 1)
             self.levels.append(level)
             below = out

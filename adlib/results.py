@@ -88,8 +88,9 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
 
     papers: list of keys (None: all with a published table). register: set of job ids (None: nothing is stale).
     Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
-    classes), published_classes {class: value} (where the paper prints them), unit, note, ours_mean, ours_std (over seeds; None for one), classes {class: mean over seeds}, n_classes,
-    n_expected, n_seeds, n_stale, profile, data, image_size, row_paper, verdict; the middle ones None where not run.
+    classes), published_classes ({class: value} where the paper prints classes), unit, note, ours_mean, ours_std (over
+    seeds; None for one), classes {class: mean over seeds}, n_classes, n_expected, n_seeds, n_stale, profile, data,
+    image_size, row_paper, verdict; the middle ones None where not run.
 
     Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
     the printed backbone, with trained weights, never random ones; of several image sizes or sources of weights the one
@@ -116,8 +117,8 @@ def _compare_group(cells, rows, register):
     record = {name: cells[0][name] for name in ("paper", "method", "weights", "dataset", "protocol", "metric")}
     means = [cell for cell in cells if cell["class"] == "mean"]
     means = means or [cell for cell in cells if not cell["class"].startswith("mean_")]
-    record["published_classes"] = {cell["class"]: cell["value"] for cell in cells if not cell["class"].startswith("mean")}
-    printed = list(record["published_classes"])
+    classes = {cell["class"]: cell["value"] for cell in cells if not cell["class"].startswith("mean")}
+    record["published_classes"], printed = classes, list(classes)
     record["published"] = float(np.mean([cell["value"] for cell in means]))
     record["unit"] = means[0]["unit"]
     record["note"] = "; ".join(dict.fromkeys(cell["note"] for cell in cells if cell["note"]))
@@ -210,8 +211,8 @@ def bars(records, alone=()):
     Takes the records of `compare` and `ours_alone`. Each figure is a dict: title, metric, class_names, and series, a
     list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None)}, the paper's own method first and the baselines last.
-    Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of one
-    of them (ocsvm_oracle beside ocsvm) are left to the tables. A paper without rows of its own has no figure.
+    Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of a
+    method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables. A paper without rows of its own has no figure.
     """
     figures, colors, drawn = {}, {}, []
     ran = [one for one in [*records, *alone] if one["n_seeds"]]
@@ -220,6 +221,8 @@ def bars(records, alone=()):
     # the papers' own rows first, then what each prints of the baselines, then what is printed elsewhere or nowhere
     for record in sorted(ran, key=lambda one: (one["row_paper"] == "baselines", one["paper"] not in own)):
         if record["row_paper"] == "baselines" and record["method"].split("_")[0] in baselines - {record["method"]}:
+            continue
+        if record["method"].startswith(f"{record['row_paper']}_"):
             continue
         key = (record["row_paper"] if record["paper"] not in own else record["paper"],
                *(record[name] for name in ("dataset", "protocol", "metric")))  # fmt: skip

@@ -1,6 +1,8 @@
+import numpy as np
 import pytest
 import torch
 from pytorch_msssim import ssim
+from scipy.ndimage import gaussian_filter
 
 from adlib import images
 
@@ -60,3 +62,27 @@ def test_the_ssim_map_is_one_for_equal_images_and_low_where_they_differ():
     ssim_map = images.ssim_map(x, y)[0]
     torch.testing.assert_close(ssim_map[:, :15], torch.ones(30, 15))
     assert ssim_map[:, 25:].max() < 0
+
+
+@pytest.mark.parametrize("size", [11, 24])
+def test_the_full_ssim_map_has_the_images_size_and_mirrors_them_at_their_edges(size):
+    """The reference is written with SciPy's Gaussian, whose edges are mirrored too: scikit-image's full map."""
+    x, y = batch(3, 2, size, 0), batch(3, 2, size, 1)
+    full = images.ssim_map(x, y, full=True)
+    blur = lambda a: gaussian_filter(a, 1.5, axes=(2, 3), radius=5)  # noqa: E731
+    a, b = x.double().numpy(), y.double().numpy()
+    mean_a, mean_b, covariance = blur(a), blur(b), blur(a * b) - blur(a) * blur(b)
+    variances = blur(a * a) - mean_a**2 + blur(b * b) - mean_b**2
+    ssim_of = (2 * mean_a * mean_b + 1e-4) * (2 * covariance + 9e-4)
+    expected = ssim_of / ((mean_a**2 + mean_b**2 + 1e-4) * (variances + 9e-4))
+    torch.testing.assert_close(full, torch.from_numpy(expected.mean(1)).float(), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(full[:, 5:-5, 5:-5], images.ssim_map(x, y), rtol=1e-3, atol=1e-4)
+    assert full.shape == (3, size, size) and images.ssim_map(x, x, full=True).min() > 0.9999
+
+
+@pytest.mark.parametrize("sigma", [0.7, 4.0])
+@pytest.mark.parametrize("shape", [(2, 3, 40, 33), (1, 1, 5, 9)])   # the second smaller than the window
+def test_gaussian_blur_is_scipys(sigma, shape):
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    wanted = [[gaussian_filter(channel, sigma) for channel in image] for image in x.numpy()]
+    torch.testing.assert_close(images.gaussian_blur(x, sigma), torch.tensor(np.array(wanted)), rtol=1e-4, atol=1e-5)

@@ -188,3 +188,40 @@ def test_the_real_register_is_whole():
 def test_importing_the_register_imports_no_torch():
     code = "import sys, adlib.register; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+TWO_BACKBONES = """
+[gamma.profiles.paper]
+backbone = "small"
+[[gamma.runs]]
+datasets = ["mnist"]
+classes = ["8"]
+seeds = [0, 1]
+[[gamma.runs]]
+datasets = ["mnist"]
+classes = ["8"]
+seeds = [0]
+settings = { backbone = "large", epochs = 3 }
+"""
+
+
+def test_a_paper_may_run_the_same_class_on_two_backbones_and_each_can_be_chosen(tmp_path):
+    (tmp_path / "two.toml").write_text(TWO_BACKBONES)
+    book = register.load(tmp_path / "two.toml")
+    assert len(register.all_ids(book)) == 3 + 3   # paper and quick, and no complaint of two sets of settings
+    large, *others = register.jobs(book, backbones=["large"])
+    assert not others and large["settings"] == {"backbone": "large", "epochs": 3}
+    assert [job["seed"] for job in register.jobs(book, backbones=["small"])] == [0, 1]
+    assert "gamma large mnist 8" in register.describe(large)
+    with pytest.raises(ValueError, match="unknown backbone of gamma in profile paper: 'huge'; choices: small, large"):
+        register.jobs(book, backbones=["huge"])
+
+
+def test_the_place_of_a_row_is_that_of_its_job(tmp_path):
+    (tmp_path / "two.toml").write_text(TWO_BACKBONES)
+    jobs = register.jobs(register.load(tmp_path / "two.toml"))
+    assert len({register.place(job) for job in jobs}) == len(jobs) == 3
+    for job in jobs:
+        row = {**{name: str(job[name]) for name in job}, "settings": json.dumps(job["settings"])}
+        assert register.place(row) == register.place(job)
+    assert register.place({**row, "settings": ""})[-1] == ""

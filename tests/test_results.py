@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from adlib import metrics, results, rows
+from adlib import metrics, results, rows, summary
 
 
 JOB = "0123456789ab"
@@ -412,6 +412,19 @@ def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
     (record,) = results.compare(["toy"], tmp_path, folder)
     assert record["published"] == pytest.approx(0.991)
     assert (record["n_classes"], record["n_expected"], record["verdict"]) == (2, 2, "reproduced")
+
+
+def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
+    folder = write_published(tmp_path / "published", [
+        "mvtec,official,bottle,toy,,aupro,0.914,", "mvtec,official,pill,toy,,aupro,0.931,",
+        "mvtec,official,mean,toy,,aupro,0.906,"])
+    mine = made(paper="toy", method="toy", dataset="mvtec", class_="pill", aupro=0.9)
+    results.merge(tmp_path / "toy.csv", [mine])
+    (record,) = results.compare(["toy"], tmp_path, folder)
+    assert record["published"] == 0.906 and record["published_classes"] == {"bottle": 0.914, "pill": 0.931}
+    assert record["verdict"] == "indicative: 1 of 15 classes, paper, 1 seed"
+    table = summary.sections([record])["Printed beside ours"]
+    assert "| 0.906 | 0.900 | paper |" in table and "printed for pill: 0.931" in table
 
 
 def test_of_two_image_sizes_the_one_with_most_rows_counts(tmp_path):

@@ -309,11 +309,13 @@ def test_a_notebook_without_parameters_is_an_error(tmp_path):
         worker.parameters_of(path)
 
 
-def test_names_of_own_images_make_distinct_file_names(tmp_path):
+def test_own_images_and_backbones_make_distinct_file_names(tmp_path):
     one = toy.job("toy", "folder:/a b/screws", "no/good", "official", 0, "quick", {})
     other = toy.job("toy", "folder:/c/screws", "no/good", "official", 0, "quick", {})
-    names = {sweep.notebook_path(tmp_path, job).relative_to(tmp_path / "notebooks" / "toy") for job in (one, other)}
-    assert len(names) == 2 and all(len(name.parts) == 1 and " " not in name.name for name in names)
+    large = toy.job("toy", "folder:/c/screws", "no/good", "official", 0, "quick", {"backbone": "wide"})
+    jobs = (one, other, large)
+    names = {sweep.notebook_path(tmp_path, job).relative_to(tmp_path / "notebooks" / "toy") for job in jobs}
+    assert len(names) == 3 and all(len(name.parts) == 1 and " " not in name.name for name in names)
 
 
 def test_the_parent_imports_neither_papermill_nor_torch():
