@@ -14,7 +14,7 @@ usage: python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.t
        python -m adlib summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
        python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
        python -m adlib demo                        every notebook on embedded data, into build/demo
-       python -m adlib data NAME ...               prepare datasets: mnist, cifar10, folder:PATH, npz:PATH, ...
+       python -m adlib data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
 
 keys of reproduce, all optional; several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official

@@ -218,7 +218,9 @@ def _line(job, outcome):
     scored = [row for row in outcome["rows"] if row["auroc"]]
     values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6])
     values += f" and {len(scored) - 6} more" if len(scored) > 6 else ""
-    return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s)"
+    is_random = any(row["weights"].endswith("/random") for row in scored)
+    warning = "; RANDOM backbone weights: its figures say nothing about the paper" * is_random
+    return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s{warning})"
 
 
 def _bar(total):

@@ -209,6 +209,13 @@ def test_without_a_terminal_each_job_is_a_line(bench, capsys):
     assert "toy digits 3 seed 0 quick: toy 0.5000 (1 s)" in said.out.splitlines() and said.err == ""
 
 
+@pytest.mark.parametrize("source, warned", [("random", True), ("imagenet", False)])
+def test_the_line_of_a_job_with_random_weights_says_so(source, warned):
+    row = {"method": "toy", "auroc": "0.750000", "weights": f"resnet18/{source}"}
+    line = sweep._line(toy.toy_job("3"), {"error": None, "rows": [row], "seconds": 1.0})
+    assert ("RANDOM" in line and "say nothing about the paper" in line) == warned
+
+
 def test_a_damaged_result_file_is_named_before_anything_runs(bench):
     bench([toy.toy_job()])
     path = bench.out / "toy.csv"
