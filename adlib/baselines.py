@@ -12,7 +12,6 @@ autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
 """
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import ssim as msssim_ssim
 from sklearn.svm import OneClassSVM
 from torch import nn
 
@@ -114,7 +113,7 @@ def pixel_autoencoder(
     train: uint8 (N, C, H, H), H a power of two from 32 to 256; the network is trained on the device where they lie, and
     its weights and the order of the images follow `seed`. loss: "l2" is the mean squared error on [0, 1]; "ssim" is
     1 - SSIM (window 11, sigma 1.5) of the grey images, as in the MVTec AD paper, since SSIM knows no color.
-    after_epoch: called with the epoch, from 1, and its mean loss.
+    after_epoch: called with the mean loss of each epoch.
 
     Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions that they
     come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels, or
@@ -123,9 +122,8 @@ def pixel_autoencoder(
     """
     size = train.shape[-1]
     if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):
-        raise ValueError(
-            f"the autoencoder takes square uint8 images of 32, 64, 128 or 256 px, not {train.dtype} {tuple(train.shape)}"
-        )
+        given = f"{train.dtype} {tuple(train.shape)}"
+        raise ValueError(f"the autoencoder takes square uint8 images of 32, 64, 128 or 256 px, not {given}")
     if loss not in ("l2", "ssim"):
         raise ValueError(f"unknown loss {loss!r}: choose l2 or ssim")
     grey = loss == "ssim"
@@ -144,18 +142,18 @@ def pixel_autoencoder(
             nn.init.kaiming_normal_(module.weight, 0.2, generator=generator)
             nn.init.zeros_(module.bias)
     optimizer = torch.optim.Adam(network.parameters(), lr, weight_decay=weight_decay)
-    for epoch in range(1, epochs + 1):
+    for _ in range(epochs):
         total = 0
         for rows in torch.randperm(len(train), generator=generator, device=train.device).split(batch):
             x = prepared(train[rows])
             y = network(x)
-            value = 1 - msssim_ssim(x, y, data_range=1.0) if grey else F.mse_loss(y, x)
+            value = 1 - images.ssim_map(x, y).mean() if grey else F.mse_loss(y, x)
             optimizer.zero_grad()
             value.backward()
             optimizer.step()
             total += value.detach() * len(rows)
         if after_epoch is not None:
-            after_epoch(epoch, float(total) / len(train))
+            after_epoch(float(total) / len(train))
 
     @torch.no_grad()
     def detect(test):

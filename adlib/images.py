@@ -70,14 +70,13 @@ def ssim_map(x, y, data_range=1.0, window_size=11, sigma=1.5, full=False):
     [-1, 1]; its mean over positions is what pytorch-msssim's `ssim` gives, which has no map. full: at every position,
     (N, H, W), the images mirrored at their edges (scikit-image's full map); window_size must then be odd.
     """
-    channels = x.shape[1]
-    window = gaussian_window(window_size, sigma, x.device).to(x.dtype)
-    column = window.view(1, 1, -1, 1).expand(channels, 1, -1, 1)
-    row = window.view(1, 1, 1, -1).expand(channels, 1, 1, -1)
     if full:
         blur = lambda image: gaussian_blur(image, sigma, (window_size // 2) / sigma)  # noqa: E731
     else:
-        blur = lambda image: F.conv2d(F.conv2d(image, column, groups=channels), row, groups=channels)  # noqa: E731
+        window = gaussian_window(window_size, sigma, x.device).to(x.dtype)
+        # (n, n - window_size + 1): the window at each place; by such matrices the gradient is far faster on a CPU
+        places = [F.conv1d(torch.eye(n).to(window)[:, None], window[None, None])[:, 0] for n in x.shape[2:]]
+        blur = lambda image: places[0].T @ image @ places[1]  # noqa: E731
     mean_x, mean_y = blur(x), blur(y)
     var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y

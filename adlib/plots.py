@@ -2,6 +2,8 @@
 
     plots.image_rows({"input": x, "error": errors}, titles=kind)
 """
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -52,9 +54,9 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
     """
     rows = {name: _picture(pictures) for name, pictures in rows.items()}
     n = len(next(iter(rows.values())))
-    figure, axes = plt.subplots(len(rows), n, figsize=(inches * n + 1.4, (inches + 0.03) * len(rows) + 0.2),
-                                squeeze=False)
-    figure.subplots_adjust(wspace=0.06, hspace=0.06)
+    size = (inches * n + 1.4, (inches + 0.03) * len(rows) + 0.2)
+    figure, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False)
+    figure.subplots_adjust(left=0.7 / size[0], right=1 - 0.7 / size[0], wspace=0.06, hspace=0.06)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         is_map = pictures.ndim == 3
         low, high = (pictures.min(), pictures.max()) if is_map else (0, 1)
@@ -72,6 +74,18 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
     for index, title in enumerate(titles or []):
         axes[0, index].set_title(title, color=None if colors is None else colors[index], fontsize=8)
     return figure
+
+
+def compact(figure, colors=200):
+    """The figure as a PNG of so few colors, closed: for photographs, of which a notebook would carry megabytes."""
+    from IPython.display import Image
+    from PIL import Image as pillow
+
+    drawn, png = io.BytesIO(), io.BytesIO()
+    figure.savefig(drawn, bbox_inches="tight")
+    plt.close(figure)
+    pillow.open(drawn).convert("RGB").quantize(colors, dither=pillow.Dither.NONE).save(png, "png", optimize=True)
+    return Image(data=png.getvalue())
 
 
 def curves(panels, xlabel="epoch"):

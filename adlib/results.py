@@ -186,13 +186,13 @@ def ours_alone(records, results_dir=None, register=None):
     records: those of `compare`. One record per paper, method, weights, dataset, protocol, image size, profile and
     metric (AUROC, and the pixel metrics where there are any); `published` is None and the verdict "not printed".
     """
-    shown = {(r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], r["image_size"], r["profile"])
-             for r in records}  # fmt: skip
+    shown = {(r["metric"], r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], r["image_size"],
+              r["profile"]) for r in records}  # fmt: skip
     groups = {}
     for line in read_all(results_dir):
         key = tuple(line[c] for c in ("paper", "method", "weights", "dataset", "protocol", "image_size", "profile"))
         for metric in ("auroc", "pixel_auroc", "aupro"):
-            if line["status"] == "ok" and line[metric] != "" and key not in shown:
+            if line["status"] == "ok" and line[metric] != "" and (metric, *key) not in shown:
                 groups.setdefault((metric, *key), []).append(line)
     records = [
         _with_ours(
@@ -212,7 +212,8 @@ def bars(records, alone=()):
     list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None)}, the paper's own method first and the baselines last.
     Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of a
-    method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables. A paper without rows of its own has no figure.
+    method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables. A paper without rows of
+    its own has no figure.
     """
     figures, colors, drawn = {}, {}, []
     ran = [one for one in [*records, *alone] if one["n_seeds"]]
