@@ -90,8 +90,8 @@ def aupro(maps, masks, max_fpr=0.3):
 def localisation(maps, masks, max_fpr=0.3):
     """Pixel AUROC and AUPRO from one sort of all pixels: {"pixel_auroc": float, "aupro": float}.
 
-    maps: real (N, H, W), high = anomalous. masks: bool (or 0 and 1) (N, H, W), True where a pixel is defective. AUPRO is
-    MVTec's: for every threshold the mean over connected regions (8-connected, over all masks, each weighing the same)
+    maps: real (N, H, W), high = anomalous. masks: bool (or 0 and 1) (N, H, W), True where a pixel is defective. AUPRO
+    is MVTec's: for every threshold the mean over connected regions (8-connected, over all masks, each weighing the same)
     of the share of the region at or above it, against the share of all defect-free pixels, those of good images
     included, at or above it; the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives
     1, a constant one max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are
