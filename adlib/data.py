@@ -176,6 +176,18 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
         normal_class=names[target], class_names=names, source=train.source, n_train_available=len(normals))
 
 
+def examples(split, most=5):
+    """Indices of test images to show: two normal ones and the middle one of each of at most so many kinds of anomaly.
+
+    split: a `OneClass`. Kinds in the order of the test images; chosen by no score.
+    """
+    rows = {}
+    for index, (kind, is_anomalous) in enumerate(zip(split.kind, split.is_anomalous.tolist(), strict=True)):
+        rows.setdefault((is_anomalous, kind if is_anomalous else GOOD), []).append(index)
+    normal = rows.pop((False, GOOD))
+    return [normal[0], normal[len(normal) // 2], *(some[len(some) // 2] for some in list(rows.values())[:most])]
+
+
 def _check_split(name, train, names, target, protocol, n_train, is_anomalous):
     """What would fail after the training fails before it, in one sentence."""
     if not n_train:

@@ -72,7 +72,7 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
             beside = line[-1].inset_axes([1.1, 0.05, 0.12, 0.9])  # takes no room from the columns
             figure.colorbar(drawn, cax=beside).ax.tick_params(labelsize=7)
     for index, title in enumerate(titles or []):
-        axes[0, index].set_title(title, color=None if colors is None else colors[index], fontsize=8)
+        axes[0, index].set_title(title, fontsize=8, **({"color": colors[index]} if colors else {}))
     return figure
 
 

@@ -709,3 +709,15 @@ def test_a_category_of_mvtec_is_read_as_a_folder(category, n_train, n_good, n_ba
     assert len(split.train) == n_train and len(split.test) == n_good + n_bad
     assert int(split.is_anomalous.sum()) == n_bad and split.test.shape[1] == (1 if category == "screw" else 3)
     assert (~split.masks[~split.is_anomalous]).all() and split.masks[split.is_anomalous].flatten(1).any(1).any()
+
+
+def test_the_examples_shown_are_two_normal_images_and_the_middle_one_of_each_kind():
+    split = data.one_class("textures", "weave", size=None)
+    shown = data.examples(split)
+    kinds = [split.kind[i] for i in shown]
+    assert kinds[:2] == ["good", "good"] and sorted(kinds[2:]) == sorted(set(split.kind) - {"good"})
+    of_third = [i for i, kind in enumerate(split.kind) if kind == kinds[2]]
+    assert shown[2] == of_third[len(of_third) // 2] and shown[0] != shown[1]
+    assert len(data.examples(split, most=1)) == 3
+    digits = data.one_class("digits", "3", size=None)
+    assert [digits.kind[i] == "3" for i in data.examples(digits)] == [True] * 2 + [False] * 5
