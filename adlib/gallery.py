@@ -26,8 +26,9 @@ def choose(register, paper):
     wanted = register[paper]["gallery"]
     seeds = [wanted.get("seed", (register[paper].get("seeds") or [0])[0])]
     for profile in ("paper", "quick"):
-        (job,) = jobs(register, [paper], [wanted["dataset"]], [str(wanted["class"])], seeds, profile,
-                      protocols=[wanted.get("protocol", "official")])  # fmt: skip
+        # the first, where a paper has two backbones
+        job = jobs(register, [paper], [wanted["dataset"]], [str(wanted["class"])], seeds, profile,
+                   protocols=[wanted.get("protocol", "official")])[0]  # fmt: skip
         if is_there(job):
             return job
     return job

@@ -2,44 +2,46 @@
 
     auroc(scores, is_anomalous)              # 0.973
     fpr, tpr = roc_curve(scores, is_anomalous)
+    localisation(maps, masks)                # {"pixel_auroc": 0.981, "aupro": 0.935}
 
 NumPy arrays, torch tensors (on any device) and plain lists are taken alike. Everything sorts once.
 """
+import math
+
 import numpy as np
 
 
-def _checked(scores, is_anomalous):
-    """Scores as float64 (N,) and labels as bool (N,), or a ValueError that says which of the two is wrong."""
-    scores, is_anomalous = (np.asarray(_on_cpu(values)) for values in (scores, is_anomalous))
-    if scores.ndim != 1 or is_anomalous.shape != scores.shape:
-        raise ValueError(
-            f"scores and is_anomalous must be two sequences of one length, not {scores.shape} and {is_anomalous.shape}"
-        )
-    if is_anomalous.dtype != bool and not np.isin(is_anomalous, (0, 1)).all():
-        raise ValueError("is_anomalous must hold booleans (or 0 and 1), nothing else")
+def _arrays(scores, labels, names, axes):
+    """Both as NumPy arrays, the labels as bool, or a ValueError that says, by its name, which of the two is wrong."""
+    scores, labels = (np.asarray(_on_cpu(values)) for values in (scores, labels))
+    if scores.ndim != len(axes) or labels.shape != scores.shape:
+        wanted = str(axes).replace("'", "")
+        raise ValueError(f"{names[0]} and {names[1]} must both be {wanted}, not {scores.shape} and {labels.shape}")
+    if labels.dtype != bool and not np.isin(labels, (0, 1)).all():
+        raise ValueError(f"{names[1]} must hold booleans (or 0 and 1), nothing else")
     if not np.issubdtype(scores.dtype, np.number) or np.iscomplexobj(scores):
-        raise ValueError(f"scores must be real numbers, not {scores.dtype}")
-    scores = scores.astype(np.float64)
-    if not np.isfinite(scores).all():
-        raise ValueError(f"{(~np.isfinite(scores)).sum()} of {len(scores)} scores are not finite (NaN or infinite)")
-    is_anomalous = is_anomalous.astype(bool)
-    if is_anomalous.all() or not is_anomalous.any():
-        absent = "normal" if len(is_anomalous) and is_anomalous.all() else "anomalous"
-        raise ValueError(f"no {absent} image among the {len(scores)}: the metric is undefined")
-    return scores, is_anomalous
+        raise ValueError(f"{names[0]} must be real numbers, not {scores.dtype}")
+    finite = np.isfinite(scores)
+    if not finite.all():
+        raise ValueError(f"{(~finite).sum()} of {scores.size} values in {names[0]} are not finite (NaN or infinite)")
+    return scores, labels.astype(bool, copy=False)
 
 
 def _on_cpu(values):
-    """A tensor on the CPU, floats as float64: half precision has no NumPy type; order and ties stay as they are."""
+    """A tensor on the CPU, half precision as float32, for NumPy has no bfloat16; order and ties stay as they are."""
     if not hasattr(values, "detach"):
         return values
     values = values.detach().cpu()
-    return values.double() if values.is_floating_point() else values
+    return values.float() if values.is_floating_point() and values.dtype.itemsize < 4 else values
 
 
 def _counts(scores, is_anomalous):
     """Normal and anomalous images at or above each distinct score, from the highest down, after a leading 0: int64."""
-    scores, is_anomalous = _checked(scores, is_anomalous)
+    scores, is_anomalous = _arrays(scores, is_anomalous, ("scores", "is_anomalous"), ("N",))
+    if is_anomalous.all() or not is_anomalous.any():
+        absent = "normal" if len(is_anomalous) and is_anomalous.all() else "anomalous"
+        raise ValueError(f"no {absent} image among the {len(scores)}: the metric is undefined")
+    scores = scores.astype(np.float64)
     order = np.argsort(-scores, kind="stable")
     ends = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)  # the last image of each group of ties
     anomalous = np.append(0, np.cumsum(is_anomalous[order])[ends])
@@ -88,56 +90,43 @@ def aupro(maps, masks, max_fpr=0.3):
 
 
 def localisation(maps, masks, max_fpr=0.3):
-    """Pixel AUROC and AUPRO from one sort of all pixels: {"pixel_auroc": float, "aupro": float}.
+    """Pixel AUROC and AUPRO from one sort: {"pixel_auroc": float, "aupro": float}, both in [0, 1].
 
     maps: real (N, H, W), high = anomalous. masks: bool (or 0 and 1) (N, H, W), True where a pixel is defective. AUPRO
-    is MVTec's: for every threshold the mean over connected regions (8-connected, over all masks, each weighing the same)
-    of the share of the region at or above it, against the share of all defect-free pixels, those of good images
+    is MVTec's: for every threshold the mean over connected regions (8-connected; all regions of all masks weigh the
+    same) of the share of the region at or above it, against the share of all defect-free pixels, those of good images
     included, at or above it; the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives
     1, a constant one max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are
     not boolean, no defective or no defect-free pixel, and a max_fpr that is not in (0, 1].
     """
+    from scipy import ndimage  # only jobs with masks need it
+
     if not 0 < max_fpr <= 1:
         raise ValueError(f"max_fpr is a false positive rate, 0 < max_fpr <= 1, not {max_fpr!r}")
-    maps, masks = (np.asarray(_on_cpu(values)) for values in (maps, masks))
-    if maps.ndim != 3 or masks.shape != maps.shape:
-        raise ValueError(f"maps and masks must both be (N, H, W), not {maps.shape} and {masks.shape}")
-    if masks.dtype != bool and not np.isin(masks, (0, 1)).all():
-        raise ValueError("masks must hold booleans (or 0 and 1), nothing else")
-    if not np.issubdtype(maps.dtype, np.number) or np.iscomplexobj(maps):
-        raise ValueError(f"maps must be real numbers, not {maps.dtype}")
-    if not np.isfinite(maps).all():
-        raise ValueError(f"{(~np.isfinite(maps)).sum()} of {maps.size} pixels of the maps are not finite")
-    masks = masks.astype(bool)
+    maps, masks = _arrays(maps, masks, ("maps", "masks"), ("N", "H", "W"))
     if masks.all() or not masks.any():
         absent = "defective" if not masks.any() else "defect-free"
         raise ValueError(f"no {absent} pixel in the masks: the metrics are undefined")
-    weights = _region_weights(masks)
 
-    scores = maps.ravel()
-    order = np.argsort(scores)[::-1]   # ties may come in any order: they are merged
-    scores = scores[order]
-    ends = np.append(np.flatnonzero(scores[1:] != scores[:-1]), len(scores) - 1)
-    defective = np.append(0, np.cumsum(masks.ravel()[order])[ends])
-    normal = np.append(0, ends + 1) - defective
-    twice_pairs = (np.diff(normal) * (defective[1:] + defective[:-1])).sum()   # exact, as in `auroc`
-    overlap = np.append(0, np.cumsum(weights.ravel()[order])[ends])
-    overlap /= overlap[-1]   # the number of regions, but for rounding
-    fpr = normal / normal[-1]
-    inside = int(np.searchsorted(fpr, max_fpr, side="right"))   # points up to and at max_fpr
-    limit = np.interp(max_fpr, fpr[inside - 1:inside + 1], overlap[inside - 1:inside + 1])
-    area = np.trapezoid(np.append(overlap[:inside], limit), np.append(fpr[:inside], max_fpr))
-    auroc_of_pixels = twice_pairs / (2 * normal[-1] * defective[-1])
-    return {"pixel_auroc": float(auroc_of_pixels), "aupro": float(min(area / max_fpr, 1))}
+    # Both curves are weighted means of curves of one defective pixel each: 0 while the threshold is above its score, 1
+    # when it is below, and in between a straight line over the defect-free pixels that tie with it. So two counts per
+    # defective pixel, of the defect-free ones above it and of those not below it, say everything.
+    normal, scores = np.sort(maps[~masks]), maps[masks]
+    above = len(normal) - np.searchsorted(normal, scores, side="right")
+    not_below = len(normal) - np.searchsorted(normal, scores, side="left")
+    # whole numbers until the division, as in `auroc`
+    pixel_auroc = (2 * len(normal) - above - not_below).sum() / (2 * len(normal) * len(scores))
 
+    # The line starts at the FPR `start` and ends at `end`, or is cut at max_fpr, when it has come to the height `top`.
+    start, end = np.minimum(above / len(normal), max_fpr), not_below / len(normal)
+    stop = np.minimum(end, max_fpr)
+    top = np.divide(stop - start, end - start, out=np.ones_like(start), where=end > start)
+    areas = top * (1 - (start + stop) / (2 * max_fpr))  # in units of max_fpr: 1 if every defect-free pixel is below
 
-def _region_weights(masks):
-    """1 / (pixels of its region) for each defective pixel, 0 elsewhere: float64 (N, H, W); they sum to the regions."""
-    from scipy import ndimage  # only jobs with masks need it
-
-    weights = np.zeros(masks.shape)
-    for i in np.flatnonzero(masks.any((1, 2))):
-        regions, _ = ndimage.label(masks[i], structure=np.ones((3, 3)))
-        sizes = np.bincount(regions.ravel()).astype(np.float64)
-        weights[i] = np.where(masks[i], 1 / sizes[regions], 0)
-    return weights
+    within_an_image = np.zeros((3, 3, 3), bool)
+    within_an_image[1] = True
+    regions, n_regions = ndimage.label(masks, within_an_image)
+    regions = regions[masks] - 1
+    overlaps = np.bincount(regions, areas) / np.bincount(regions)  # the mean over each region
+    # fsum rounds once: the order of the images, and so of the regions, changes nothing
+    return {"pixel_auroc": float(pixel_auroc), "aupro": math.fsum(overlaps) / n_regions}

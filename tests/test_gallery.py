@@ -55,3 +55,10 @@ def test_a_notebook_that_is_too_large_is_an_error(tmp_path, monkeypatch):
 def test_a_paper_without_a_place_in_the_gallery_is_an_error():
     with pytest.raises(ValueError, match="papers with one: alpha"):
         gallery.choose({"alpha": {"gallery": {}}, "beta": {}}, "beta")
+
+
+def test_of_two_backbones_the_registers_first_is_shown():
+    run = {"datasets": ["mnist"], "classes": ["8"]}
+    book = {"alpha": {"gallery": {"dataset": "mnist", "class": "8"}, "runs": [
+        {**run, "settings": {"backbone": "small"}}, {**run, "settings": {"backbone": "large"}}]}}  # fmt: skip
+    assert gallery.choose(book, "alpha")["settings"] == {"backbone": "small"}
