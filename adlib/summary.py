@@ -142,7 +142,8 @@ def headline(records):
     own = [record for record in records if record["method"] == record["paper"] and record["paper"] in here]
     return _markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
         [f"`{r['paper']}`" + (f" ({r['weights']})" if r["weights"] else ""), f"{r['dataset']}, {r['protocol']}",
-         r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "", r["verdict"]]
+         r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "",
+         "; ".join(filter(None, [r["verdict"], r["n_seeds"] and _printed_for_these(r)]))]
         for r in own
     ])  # fmt: skip
 
