@@ -56,7 +56,8 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
     n = len(next(iter(rows.values())))
     size = (inches * n + 1.4, (inches + 0.03) * len(rows) + 0.2)
     figure, axes = plt.subplots(len(rows), n, figsize=size, squeeze=False)
-    figure.subplots_adjust(left=0.7 / size[0], right=1 - 0.7 / size[0], wspace=0.06, hspace=0.06)
+    edges = {"left": 0.7 / size[0], "right": 1 - 0.7 / size[0], "bottom": 0, "top": 1 - 0.2 / size[1]}
+    figure.subplots_adjust(**edges, wspace=0.06, hspace=0.06)
     for line, (name, pictures) in zip(axes, rows.items(), strict=True):
         is_map = pictures.ndim == 3
         low, high = (pictures.min(), pictures.max()) if is_map else (0, 1)
@@ -76,15 +77,17 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
     return figure
 
 
-def compact(figure, colors=200):
-    """The figure as a PNG of so few colors, closed: for photographs, of which a notebook would carry megabytes."""
+def compact(figure):
+    """The figure, closed, as a PNG of 256 colors: for photographs, of which a notebook would carry megabytes."""
     from IPython.display import Image
     from PIL import Image as pillow
 
     drawn, png = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, bbox_inches="tight")
     plt.close(figure)
-    pillow.open(drawn).convert("RGB").quantize(colors, dither=pillow.Dither.NONE).save(png, "png", optimize=True)
+    # the octree keeps colors that few pixels have, such as those of the titles
+    few = pillow.open(drawn).convert("RGB").quantize(256, pillow.Quantize.FASTOCTREE, dither=pillow.Dither.NONE)
+    few.save(png, "png", optimize=True)
     return Image(data=png.getvalue())
 
 
