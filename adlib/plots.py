@@ -3,9 +3,11 @@
     plots.image_rows({"input": x, "error": errors}, titles=kind)
 """
 import io
+import textwrap
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import MaxNLocator
 
 from adlib import metrics
@@ -73,21 +75,27 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
             beside = line[-1].inset_axes([1.1, 0.05, 0.12, 0.9])  # takes no room from the columns
             figure.colorbar(drawn, cax=beside).ax.tick_params(labelsize=7)
     for index, title in enumerate(titles or []):
+        title = textwrap.fill(title, max(6, int(14 * inches)), break_long_words=False)  # as wide as its picture
         axes[0, index].set_title(title, fontsize=8, **({"color": colors[index]} if colors else {}))
     return figure
 
 
 def compact(figure):
-    """The figure, closed, as a PNG of 256 colors: for photographs, of which a notebook would carry megabytes."""
+    """The figure, closed, as a PNG of some 250 colors: for photographs, of which a notebook would carry megabytes."""
     from IPython.display import Image
     from PIL import Image as pillow
 
     drawn, png = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, bbox_inches="tight")
     plt.close(figure)
-    # the octree keeps colors that few pixels have, such as those of the titles
-    few = pillow.open(drawn).convert("RGB").quantize(256, pillow.Quantize.FASTOCTREE, dither=pillow.Dither.NONE)
-    few.save(png, "png", optimize=True)
+    picture = pillow.open(drawn).convert("RGB")
+    palette = picture.quantize(240, dither=pillow.Dither.NONE).getpalette()[: 3 * 240]
+    for color in (NORMAL, ANOMALOUS):  # of the titles: so few pixels have them that they would be lost
+        for share in (1, 0.75, 0.5, 0.25):
+            palette += [round(255 * (1 - share * (1 - value))) for value in to_rgb(color)]
+    holder = pillow.new("P", (1, 1))
+    holder.putpalette(palette)
+    picture.quantize(palette=holder, dither=pillow.Dither.NONE).save(png, "png", optimize=True)
     return Image(data=png.getvalue())
 
 
