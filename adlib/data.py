@@ -5,8 +5,9 @@
     images = load("folder:screws", "test", size=128)
 
 Names: digits and textures (always there), mnist, fashion_mnist, cifar10, cifar100 (found under $ADLIB_DATA in
-torchvision's layout or as <name>.npz, else downloaded by torchvision), mvtec (found as folders or as the official
-archive, else downloaded; see `mvtec.py`), and one's own as folder:PATH and npz:PATH (`readers.py` says which layouts).
+torchvision's layout or as <name>.npz, else downloaded by torchvision), coil100 (found as a folder, as the official
+archive or as coil100.npz, never downloaded; see `coil100.py`), mvtec (found as folders or as the official archive, else
+downloaded; see `mvtec.py`), and one's own as folder:PATH and npz:PATH (`readers.py` says which layouts).
 Prepared images are cached under $ADLIB_CACHE (default ~/.cache/adlib), one file per dataset, size and resampling, of
 mvtec one per category, and a job that finds them there reads nothing else; so after other data of the same name are put
 under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads.
@@ -21,19 +22,34 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import cache, mvtec, readers, textures
+from adlib import cache, coil100, mvtec, readers, textures
 from adlib._torchvision import import_torchvision
 from adlib.readers import Images
 
 
-_CIFAR100 = """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
-    can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard lobster man
-    maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear pickup_truck pine_tree
-    plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark shrew skunk skyscraper snail
-    snake spider squirrel streetcar sunflower sweet_pepper table tank telephone television tiger tractor train trout
-    tulip turtle wardrobe whale willow_tree wolf woman worm"""
-
+# CIFAR-100's 20 superclasses and the five classes of each; the official labels of the 100 are in alphabetical order.
+SUPERCLASSES = {
+    "aquatic_mammals": "beaver dolphin otter seal whale".split(),
+    "fish": "aquarium_fish flatfish ray shark trout".split(),
+    "flowers": "orchid poppy rose sunflower tulip".split(),
+    "food_containers": "bottle bowl can cup plate".split(),
+    "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper".split(),
+    "household_electrical_devices": "clock keyboard lamp telephone television".split(),
+    "household_furniture": "bed chair couch table wardrobe".split(),
+    "insects": "bee beetle butterfly caterpillar cockroach".split(),
+    "large_carnivores": "bear leopard lion tiger wolf".split(),
+    "large_man_made_outdoor_things": "bridge castle house road skyscraper".split(),
+    "large_natural_outdoor_scenes": "cloud forest mountain plain sea".split(),
+    "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo".split(),
+    "medium_mammals": "fox porcupine possum raccoon skunk".split(),
+    "non_insect_invertebrates": "crab lobster snail spider worm".split(),
+    "people": "baby boy girl man woman".split(),
+    "reptiles": "crocodile dinosaur lizard snake turtle".split(),
+    "small_mammals": "hamster mouse rabbit shrew squirrel".split(),
+    "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree".split(),
+    "vehicles_1": "bicycle bus motorcycle pickup_truck train".split(),
+    "vehicles_2": "lawn_mower rocket streetcar tank tractor".split(),
+}
 # In the order of the official labels; the names are the papers' where they have one.
 CLASS_NAMES = {
     "digits": list("0123456789"),
@@ -41,9 +57,15 @@ CLASS_NAMES = {
     "mnist": list("0123456789"),
     "fashion_mnist": "t_shirt trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split(),
     "cifar10": "plane car bird cat deer dog frog horse ship truck".split(),
-    "cifar100": _CIFAR100.split(),
+    "cifar100": sorted(name for five in SUPERCLASSES.values() for name in five),
+    "coil100": list(coil100.NAMES),
     "mvtec": list(mvtec.NAMES),
 }
+# The 30 objects that PIAD's public code takes as normal, in its order: printed means over COIL-100 are taken to be over
+# these. The anomalies come from all 100.
+COIL100_OBJECTS = [f"obj{number}" for number in (
+    79, 48, 65, 98, 73, 13, 14, 39, 57, 28, 42, 75, 44, 24, 82, 56, 7, 47, 68, 30, 33, 90, 70, 87, 12, 91, 4, 22, 71,
+    55)]
 # What files and other papers call them, after `_canonical` has put it in lower case with underscores.
 ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple",
            **{f"{digit}_{word}": str(digit) for digit, word in
@@ -52,7 +74,7 @@ ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "
 # categories.
 CATEGORY_DATASETS = ("textures", "mvtec")
 GOOD = "good"
-PROTOCOLS = ("official", "80-20")
+PROTOCOLS = ("official", "80-20")   # of every dataset without categories; cifar100 has superclass too
 RESAMPLES = ("antialias", "bilinear")
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
@@ -86,8 +108,17 @@ def class_names(name):
 
 def class_index(name, wanted):
     """The place of class `wanted` in `class_names(name)`; official names are accepted too ("airplane", "T-shirt/top",
-    "0 - zero"), upper and lower case alike. Raises ValueError listing the choices."""
+    "0 - zero"), of coil100 plain numbers, upper and lower case alike. Raises ValueError listing the choices."""
     return _find(class_names(name), wanted, name)
+
+
+def check_protocol(name, protocol):
+    """ValueError listing the choices, unless dataset `name` can be split by `protocol`."""
+    choices = ("official",) if name in CATEGORY_DATASETS else PROTOCOLS + ("superclass",) * (name == "cifar100")
+    if protocol not in choices:
+        *others, last = choices
+        listed = f"{', '.join(others)} or {last}" if others else last
+        raise ValueError(f"unknown protocol {protocol!r} for {name}: choose {listed}")
 
 
 def load(name, split, size=None, resample="antialias") -> Images:
@@ -95,7 +126,8 @@ def load(name, split, size=None, resample="antialias") -> Images:
 
     `resample` is "antialias" or "bilinear". Of mvtec it gives all categories that are there, prepared or not. Raises
     ValueError for a bad argument or a damaged source, each named, and FileNotFoundError where there is no source,
-    saying what to put where.
+    saying what to put where. Where a copy of a known dataset lacks whole classes, its source says so, "npz:1a2b3c4d (17
+    of 100 classes)", for whatever is measured on it is another task; counted are classes with training images.
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}: choose train or test")
@@ -108,20 +140,21 @@ def load(name, split, size=None, resample="antialias") -> Images:
 
 
 def one_class(name, normal, protocol="official", seed=0, size=32, resample="antialias", n_train=None, validation=0.0):
-    """Returns the `OneClass` split in which class `normal` is normal and all others are anomalous.
+    """Returns the `OneClass` split in which class `normal` is normal and the others are anomalous.
 
     protocol: "official" trains on the train split and tests on the whole test split. "80-20" pools both; of each class
     a permutation by `seed`, the same whichever class is normal, gives 80 % to a train part and the rest to a test part;
     tested are the normal test part and as many anomalies, drawn by `seed` from the others' test parts (all, if fewer).
+    "superclass", of cifar100 alone, is official within the superclass of `normal`: tested are the test images of its
+    five classes, and validation has no others either.
     n_train: at most so many normal training images, drawn by `seed`; None is all.
     validation: the share of the normal training images, 0 <= share < 1, to hold out; with them come as many anomalies
-    from the other classes' train split (in 80-20 their train part), none where a class is a category. 0 is none.
-    Raises ValueError for a bad argument and for a split without training, normal or anomalous test images, and what
-    `load` raises; of mvtec only the category `normal` is read.
+    from the other classes' train split (in 80-20 their train part; all, if fewer), none where a class is a category. 0
+    is none. Raises ValueError for a bad argument, for a split without training, normal or anomalous test images, and
+    for a validation in superclass of which no other class has training images, and what `load` raises; of mvtec only
+    the category `normal` is read.
     """
-    if protocol not in PROTOCOLS or (protocol != "official" and name in CATEGORY_DATASETS):
-        choices = ("official",) if name in CATEGORY_DATASETS else PROTOCOLS
-        raise ValueError(f"unknown protocol {protocol!r} for {name}: choose {' or '.join(choices)}")
+    check_protocol(name, protocol)
     if not 0 <= validation < 1:
         raise ValueError(f"validation is a share of the training images, 0 <= share < 1, not {validation!r}")
     if n_train is not None and not (isinstance(n_train, int) and n_train >= 1):
@@ -139,6 +172,10 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
     labels = torch.cat([train.labels, test.labels]).numpy()
     n_of_train = len(train.labels)
     is_good = np.array([kind == GOOD for kind in train.kinds + test.kinds]) if name in CATEGORY_DATASETS else None
+    in_task = np.ones(len(labels), dtype=bool)
+    if protocol == "superclass":
+        siblings = next(five for five in SUPERCLASSES.values() if names[target] in five)
+        in_task = np.isin(labels, [names.index(sibling) for sibling in siblings])
     if protocol == "80-20":
         in_train = np.zeros(len(labels), dtype=bool)
         for label in range(len(names)):
@@ -149,16 +186,23 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
         test_rows = np.concatenate([normals, others[:len(normals)]])
     else:
         in_train = np.arange(len(labels)) < n_of_train
-        test_rows = np.flatnonzero(~in_train if is_good is None else ~in_train & (labels == target))
+        test_rows = np.flatnonzero(~in_train & (in_task if is_good is None else labels == target))
     test_rows.sort()
     is_anomalous = (labels != target)[test_rows] if is_good is None else ~is_good[test_rows]
 
     normals = draw(2, target).permutation(np.flatnonzero(in_train & (labels == target)))
     held_out = max(1, round(validation * len(normals))) if validation else 0
     train_rows = np.sort(normals[held_out:][:n_train])
-    others = np.flatnonzero(in_train & (labels != target)) if is_good is None else np.zeros(0, dtype=np.int64)
+    others = np.flatnonzero(in_train & in_task & (labels != target)) if is_good is None else np.zeros(0, dtype=np.int64)
     validation_rows = np.sort(np.concatenate([normals[:held_out], draw(3, target).permutation(others)[:held_out]]))
     _check_split(name, train, names, target, protocol, len(train_rows), is_anomalous)
+    if protocol == "superclass" and held_out and not len(others):
+        raise ValueError(f"{name} ({train.source}) has no training images of the other classes in the superclass of "
+                         f"{names[target]} ({', '.join(siblings)}), so no anomalies to validate on: give validation=0")
+
+    source = train.source
+    if protocol == "superclass" and set(siblings) <= set(test.kinds):
+        source = source.partition(" (")[0]   # the copy may lack other classes: of this task it has all
 
     def take(rows, what):   # of sorted rows, from the one split and from the other
         parts = [(split, rows[(rows >= start) & (rows < start + len(split.labels))] - start)
@@ -173,7 +217,7 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
         masks=take(test_rows, "masks") if train.masks is not None else None,
         validation=take(validation_rows, "images") if held_out else None,
         validation_is_anomalous=torch.from_numpy(labels[validation_rows] != target) if held_out else None,
-        normal_class=names[target], class_names=names, source=train.source, n_train_available=len(normals))
+        normal_class=names[target], class_names=names, source=source, n_train_available=len(normals))
 
 
 def examples(split, most=5):
@@ -201,8 +245,10 @@ def _check_split(name, train, names, target, protocol, n_train, is_anomalous):
             raise ValueError(f"{name} has no {missing} test images where {names[target]} is normal{hint}")
 
 
-def _canonical(name):
+def _canonical(name, dataset):
     plain = re.sub("[^a-z0-9]+", "_", str(name).lower()).strip("_")
+    if dataset == "coil100":   # 7, "Object 7" and "obj07"; not in ALIASES, where 7 is a digit
+        return re.sub("^(obj(ect)?)?_?0*(?=[1-9])", "obj", plain)
     return ALIASES.get(plain, plain)
 
 
@@ -210,7 +256,7 @@ def _find(names, wanted, dataset):
     """Index of the one name that `wanted` is exactly, or else is but for spelling."""
     if str(wanted) in names:
         return names.index(str(wanted))
-    alike = [i for i, name in enumerate(names) if _canonical(name) == _canonical(wanted)]
+    alike = [i for i, name in enumerate(names) if _canonical(name, dataset) == _canonical(wanted, dataset)]
     if len(alike) != 1:
         raise ValueError(f"unknown class {str(wanted)!r} of {dataset}: choose {', '.join(names)}")
     return alike[0]
@@ -252,7 +298,16 @@ def _data_root():
 
 def _prepared(name, size, resample, category=None):
     """Train and test `Images` from the cache, which is prepared first if it is missing or damaged; of mvtec those of
-    one category."""
+    one category. Which classes a copy lacks is said here: a cache, also one of before, holds the plain source."""
+    splits = _cached(name, size, resample, category)
+    n, n_all = len(splits[0].labels.unique()), len(CLASS_NAMES.get(name, []))
+    if n < n_all and name not in CATEGORY_DATASETS:
+        for images in splits:
+            images.source += f" ({n} of {n_all} classes)"
+    return splits
+
+
+def _cached(name, size, resample, category):
     path = _cache_path(name, size, resample, category)
     try:
         return cache.read(path)
@@ -316,6 +371,13 @@ def _read_source(name, size, resample, downloads, category):
     root, may_download = _data_root(), os.environ.get("ADLIB_OFFLINE") != "1"
     if name == "mvtec":
         return mvtec.read(category, root, downloads, may_download, size, resample)
+    if name == "coil100":
+        splits = (coil100.read(root, size, resample) or _read_copy(root, name)) if root else None
+        if splits is None:
+            raise FileNotFoundError(
+                f"coil100 is not on this machine: put {coil100.ARCHIVE} from {coil100.PAGE}, or its folder coil-100/, "
+                f"or coil100.npz, into the folder that ADLIB_DATA names (now {root or 'not set'})")
+        return splits
 
     dataset = getattr(import_torchvision().datasets, _TORCHVISION[name])
     layout = f"{_TORCHVISION[name]}/raw" if "mnist" in name else dataset.base_folder
@@ -327,8 +389,8 @@ def _read_source(name, size, resample, downloads, category):
 
     if root:
         splits = read_official(root)
-        if splits is None and (root / f"{name}.npz").is_file():
-            splits = _relabel(readers.read_npz(root / f"{name}.npz", CLASS_NAMES[name]), name)
+        if splits is None:
+            splits = _read_copy(root, name)
         if splits is not None:
             return splits
     advice = f"put {layout}/ or {name}.npz into the folder that ADLIB_DATA names (now {root or 'not set'})"
@@ -343,10 +405,19 @@ def _read_source(name, size, resample, downloads, category):
     return splits
 
 
-def _relabel(splits, name):
-    """The splits of a file that may name and order the classes of a known dataset in its own way."""
-    places = torch.tensor([class_index(name, their_name) for their_name in splits[0].class_names])
+def _read_copy(root, name):
+    """The two `Images` of `root`/<name>.npz, which may name and order the classes of a known dataset in its own way and
+    name some that it has no images of; None if it is not there."""
+    path = root / f"{name}.npz"
+    if not path.is_file():
+        return None
+    splits = readers.read_npz(path, CLASS_NAMES[name])
+    places = torch.full((len(splits[0].class_names),), -1)
+    for label in torch.cat([images.labels for images in splits]).unique().tolist():
+        places[label] = class_index(name, splits[0].class_names[label])
     for images in splits:
         images.labels, images.class_names = places[images.labels], CLASS_NAMES[name]
         images.kinds = [CLASS_NAMES[name][label] for label in images.labels.tolist()]
+    if name == "coil100":
+        coil100.check_views(splits, path)
     return splits

@@ -9,6 +9,7 @@ reader needs are imported by it: a job that finds its data prepared imports none
 """
 import gzip
 import hashlib
+import io
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -34,7 +35,8 @@ class Images:
     masks: torch.Tensor | None    # bool (N, H, W), True where an image is defective
     kinds: list                   # of each image its class or defect, N strings
     files: list | None            # of each image its path inside the folder it came from
-    source: str                   # "official", "npz:<sha8>", "folder:<sha8>", or "embedded" where code holds the data
+    source: str                   # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data;
+    #                               of a known dataset without all of its classes also "... (17 of 100 classes)"
 
 
 def resize(images, size, resample):
@@ -159,7 +161,7 @@ def read_npz(path, names=None):
     (N,) or (N, 1), whole numbers from 0; class_names if there are any, else `names`, else "0", "1", ...; val_* unread.
     """
     arrays = _npz_arrays(path, [f"{split}_{what}" for split in ("train", "test") for what in ("images", "labels")])
-    source = "npz:" + _sha8(path)
+    source = "npz:" + sha8(path)
     labels = {split: _npz_labels(path, split, arrays) for split in ("train", "test")}
     names = _npz_names(path, arrays, max(int(part.max(initial=-1)) for part in labels.values()) + 1, names)
     splits = []
@@ -270,12 +272,12 @@ def read_folder(root, size, resample):
     images, masks = [], []
     for file in files:
         digest.update(str(file.as_posix()).encode() + b"\0" + (root / file).read_bytes())
-        image = _read_image(root / file)
+        image = read_image(root / file)
         mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
         if has_masks and _class_of(file) not in trained:
             mask_path = _mask_path(root, file)
             digest.update(mask_path.read_bytes())
-            mask = (_read_image(mask_path) > 0).any(0, keepdim=True)
+            mask = (read_image(mask_path) > 0).any(0, keepdim=True)
             if mask.shape[1:] != image.shape[1:]:
                 raise ValueError(f"{mask_path} is not of the size of its image {root / file}")
         if size is not None:
@@ -304,12 +306,15 @@ def _mask_path(root, file):
     raise FileNotFoundError(f"the anomalous image {root / file} has no mask {folder / file.stem}_mask.png")
 
 
-def _read_image(path):
-    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, also where it was saved as color."""
-    from PIL import Image, ImageOps  # only folders need it
+def read_image(path, content=None):
+    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, also where it was saved as color.
+
+    content: the bytes of the file, where they have been read; `path` then only names them in errors.
+    """
+    from PIL import Image, ImageOps  # only folders and COIL-100 need it
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             if image.mode.startswith(("I", "F")):
                 raise ValueError(f"its pixels are of Pillow's mode {image.mode}: save it with 8 bits a channel")
             # Alpha is dropped: what is transparent keeps the color that the file gives it.
@@ -321,6 +326,7 @@ def _read_image(path):
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
-def _sha8(path):
+def sha8(path):
+    """The first 8 hex digits of a file's sha256."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:8]

@@ -7,6 +7,7 @@
 
 Rows are dicts of text (`rows.py`); what the papers printed stands in published/<paper>.csv, one cell a line.
 """
+import re
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ __all__ = [
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
 CHECKOUT = Path(__file__).resolve().parents[1]
+_COPY_IN_PART = re.compile(r"\((\d+ of \d+ classes)\)$")  # what data.py puts behind the source of such a copy
 
 
 def published(paper, folder=None):
@@ -49,20 +51,24 @@ def published(paper, folder=None):
     return cells
 
 
-def verdict(published, unit, ours, n_expected, profile):
+def verdict(published, unit, ours, n_expected, profile, n_others=0, copy=""):
     """One phrase on a printed number beside ours, the mean over seeds of the mean over classes.
 
     published: the printed value; unit: one unit of its last place. ours: per seed a list of values, one per class, the
-    same classes for each seed; n_expected: classes the printed number is over (0: not known). "not run" without
-    values; "indicative: 3 of 10 classes, quick, 1 seed" unless every class ran in profile "paper"; else "reproduced"
-    (off by at most 0.01 and half a unit), "within noise" (the printed value lies in the 95 % t-interval of three or
-    more seeds), "above" or "below".
+    same classes for each seed; n_expected: classes the printed number is over (0: not known); n_others: how many of
+    ours are none of these. copy: "17 of 100 classes" where the images are of a copy that lacks classes, so that another
+    task was measured. "not run" without values; "indicative: 3 of 10 classes, quick, 1 seed" unless just the expected
+    classes ran in profile "paper" on whole data; else "reproduced" (off by at most 0.01 and half a unit), "within
+    noise" (the printed value lies in the 95 % t-interval of three or more seeds), "above" or "below".
     """
     if not ours:
         return "not run"
-    if profile != "paper" or len(ours[0]) != n_expected:
+    n_classes = len(ours[0]) - n_others
+    if profile != "paper" or n_classes != n_expected or n_others or copy:
+        others = f" and {n_others} other{'s' * (n_others > 1)}" if n_others else ""
         seeds = f"{len(ours)} seed{'s' * (len(ours) > 1)}"
-        return f"indicative: {len(ours[0])} of {n_expected or '?'} classes, {profile}, {seeds}"
+        in_part = f"a copy of {copy}, " if copy else ""
+        return f"indicative: {n_classes} of {n_expected or '?'} classes{others}, {in_part}{profile}, {seeds}"
     means = np.array([np.mean(values) for values in ours])
     difference = float(means.mean() - published)
     rounding = 1e-9  # so that a difference of just the tolerance counts as within it, whatever binary fractions do
@@ -89,12 +95,14 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
     papers: list of keys (None: all with a published table). register: set of job ids (None: nothing is stale).
     Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
     classes), published_classes ({class: value} where the paper prints classes), unit, note, ours_mean, ours_std (over
-    seeds; None for one), classes {class: mean over seeds}, n_classes, n_expected, n_seeds, n_stale, profile, data,
-    image_size, row_paper, verdict; the middle ones None where not run.
+    seeds; None for one), classes {class: mean over seeds}, n_classes, n_expected, n_others (classes that ran and are
+    not among those expected, so not in n_classes either), n_seeds, n_stale, profile, data, image_size, row_paper,
+    verdict; the middle ones None where not run.
 
     Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
     the printed backbone, with trained weights, never random ones; of several image sizes or sources of weights the one
-    with most rows. Of seeds with different classes, those with the largest set of classes.
+    with most rows. Of seeds with different classes, those with the largest set of classes. Classes that the printed
+    mean is not over (see `class_names`) count only where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
@@ -121,9 +129,12 @@ def _compare_group(cells, rows, register):
     record["published_classes"], printed = classes, list(classes)
     record["published"] = float(np.mean([cell["value"] for cell in means]))
     record["unit"] = means[0]["unit"]
-    record["note"] = "; ".join(dict.fromkeys(cell["note"] for cell in cells if cell["note"]))
+    notes = [part for cell in cells for part in cell["note"].split("; ") if part]
+    record["note"] = "; ".join(dict.fromkeys(notes))
     over_all = means[0]["class"] == "mean"
-    expected = (class_names(record["dataset"]) or printed) if over_all else printed
+    expected = class_names(record["dataset"], record["protocol"]) if over_all else printed
+    if not expected and record["protocol"] != "superclass":
+        expected = printed   # of a dataset that data.py does not know
     rows = [
         line for line in rows
         if all(line[name] == record[name] for name in ("method", "dataset", "protocol"))
@@ -134,8 +145,8 @@ def _compare_group(cells, rows, register):
         for profile in ("paper", "quick"):
             mine = [line for line in rows if line["paper"] == source and line["profile"] == profile]
             if mine:
-                return _with_ours(record, _largest_variant(mine), len(expected), register)
-    return _with_ours(record, [], len(expected), register)
+                return _with_ours(record, _largest_variant(mine), expected, register)
+    return _with_ours(record, [], expected, register)
 
 
 def _largest_variant(rows):
@@ -146,38 +157,53 @@ def _largest_variant(rows):
     return max(variants.values(), key=lambda some: (len(some), max(line["finished"] for line in some)))
 
 
-def _with_ours(record, rows, n_expected, register):
-    """The record with what these rows, of one method and one profile, say; its verdict where a number was printed."""
-    seeds = {}
+def _with_ours(record, rows, expected, register):
+    """The record with what these rows, of one method and one profile, say; its verdict where a number was printed.
+
+    expected: the classes that a mean is over, [] where that is not known.
+    """
+    seeds, expected = {}, set(expected)
     for line in rows:
         seeds.setdefault(int(line["seed"]), {})[line["class"]] = float(line[record["metric"]])
+    for seed, values in seeds.items():
+        if expected and expected <= values.keys():
+            seeds[seed] = {name: value for name, value in values.items() if name in expected}
     seeds = dict(sorted(seeds.items()))
-    largest = max(seeds.values(), key=len).keys() if seeds else set()  # the first of them, where several are as large
+    # the first of them, where several are as large
+    largest = max(seeds.values(), key=lambda one: (len(one.keys() & expected), len(one))).keys() if seeds else set()
     seeds = {seed: values for seed, values in seeds.items() if values.keys() == largest}
-    rows = [line for line in rows if int(line["seed"]) in seeds]
+    rows = [line for line in rows if line["class"] in seeds.get(int(line["seed"]), {})]
     classes = {line["class"]: np.mean([values[line["class"]] for values in seeds.values()]) for line in rows}
     ours = [list(values.values()) for values in seeds.values()]
     means = [np.mean(values) for values in ours]
     one = {name: rows[0][name] if rows else None for name in ("profile", "image_size")}
+    n_others = len(classes.keys() - expected) if expected else 0
+    copies = {found[1] for line in rows if (found := _COPY_IN_PART.search(line["data"]))}
     return record | one | {
         "row_paper": rows[0]["paper"] if rows else None,
         "row_weights": rows[0]["weights"] if rows else None,
         "ours_mean": float(np.mean(means)) if rows else None,
         "ours_std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
         "classes": {name: float(value) for name, value in classes.items()},
-        "n_classes": len(classes), "n_expected": n_expected, "n_seeds": len(seeds),
+        "n_classes": len(classes) - n_others, "n_expected": len(expected), "n_others": n_others, "n_seeds": len(seeds),
         "n_stale": sum(register is not None and line["job"] not in register for line in rows),
         "data": ", ".join(sorted({line["data"] for line in rows if line["data"]})) or None,
-        "verdict": verdict(record["published"], record["unit"], ours, n_expected, one["profile"])
-        if record["published"] is not None else "not printed",
+        "verdict": verdict(record["published"], record["unit"], ours, len(expected), one["profile"], n_others,
+                           " and ".join(sorted(copies))) if record["published"] is not None else "not printed",
     }  # fmt: skip
 
 
-def class_names(dataset):
-    """The classes a mean over `dataset` is over, as data.py names them; [] where it does not know the dataset."""
+def class_names(dataset, protocol="official"):
+    """The classes a mean over `dataset` is over, as data.py names them; [] where that is not known.
+
+    Of coil100 these are the 30 objects of `data.COIL100_OBJECTS`. In protocol superclass a paper takes some classes of
+    CIFAR-100, and which they are it need not say.
+    """
     from adlib import data  # here, for it imports torch
 
-    return list(data.CLASS_NAMES.get(dataset, []))
+    if protocol == "superclass":
+        return []
+    return list(data.COIL100_OBJECTS if dataset == "coil100" else data.CLASS_NAMES.get(dataset, []))
 
 
 def ours_alone(records, results_dir=None, register=None):
@@ -198,7 +224,7 @@ def ours_alone(records, results_dir=None, register=None):
         _with_ours(
             {name: rows[0][name] for name in ("paper", "method", "weights", "dataset", "protocol")}
             | {"metric": metric, "published": None, "published_classes": {}, "unit": None, "note": ""},
-            rows, len(class_names(rows[0]["dataset"])), register,
+            rows, class_names(rows[0]["dataset"], rows[0]["protocol"]), register,
         )
         for (metric, *_), rows in groups.items()
     ]  # fmt: skip

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import data, readers
+from adlib import cache, data, readers
 from adlib._torchvision import import_torchvision
 
 
@@ -104,14 +104,17 @@ def test_names_of_classes_are_plain_words():
     for names in data.CLASS_NAMES.values():
         assert len(set(names)) == len(names)
         assert all(re.fullmatch("[a-z0-9_]+", name) for name in names)
-    sizes = [len(data.CLASS_NAMES[name]) for name in ("mnist", "fashion_mnist", "cifar10", "cifar100")]
-    assert sizes == [10, 10, 10, 100]
+    sizes = [len(data.CLASS_NAMES[name]) for name in ("mnist", "fashion_mnist", "cifar10", "cifar100", "coil100")]
+    assert sizes == [10, 10, 10, 100, 100]
 
 
 @pytest.mark.parametrize("name, wanted, index", [
     ("cifar10", "airplane", 0), ("cifar10", "automobile", 1), ("cifar10", "plane", 0),
     ("fashion_mnist", "T-shirt/top", 0), ("fashion_mnist", "Ankle boot", 9),
-    ("mnist", "8 - eight", 8), ("mnist", 8, 8), ("cifar100", "cups", 28), ("cifar100", "aquarium fish", 1)])
+    ("mnist", "8 - eight", 8), ("mnist", 8, 8), ("cifar100", "cups", 28), ("cifar100", "aquarium fish", 1),
+    ("cifar100", "bee", 6), ("cifar100", "clock", 22), ("cifar100", "pickup_truck", 58), ("cifar100", "worm", 99),
+    ("coil100", "obj1", 0), ("coil100", "1", 0), ("coil100", 100, 99), ("coil100", "Object 7", 6),
+    ("coil100", "obj07", 6)])
 def test_official_names_of_classes_are_accepted(name, wanted, index):
     assert data.class_index(name, wanted) == index
 
@@ -119,6 +122,30 @@ def test_official_names_of_classes_are_accepted(name, wanted, index):
 def test_an_unknown_class_is_an_error_that_lists_the_choices():
     with pytest.raises(ValueError, match="unknown class 'cow' of cifar10: choose plane, car, bird"):
         data.class_index("cifar10", "cow")
+
+
+@pytest.mark.parametrize("wanted", ["obj0", "0", "101", "obj", "1.5", "obj1__0"])
+def test_what_is_no_object_of_coil100_is_an_unknown_class(wanted):
+    with pytest.raises(ValueError, match=f"unknown class '{wanted}' of coil100: choose obj1, obj2"):
+        data.class_index("coil100", wanted)
+
+
+def test_the_superclasses_of_cifar100_are_20_times_5_and_hold_every_class_once():
+    assert len(data.SUPERCLASSES) == 20 and {len(five) for five in data.SUPERCLASSES.values()} == {5}
+    assert sorted(sum(data.SUPERCLASSES.values(), [])) == sorted(data.CLASS_NAMES["cifar100"])
+    assert len(set(data.CLASS_NAMES["cifar100"])) == 100
+    for name, five in (("food_containers", "bottle bowl can cup plate"),
+                       ("household_electrical_devices", "clock keyboard lamp telephone television"),
+                       ("insects", "bee beetle butterfly caterpillar cockroach"),
+                       ("fruit_and_vegetables", "apple mushroom orange pear sweet_pepper"),
+                       ("vehicles_2", "lawn_mower rocket streetcar tank tractor")):
+        assert data.SUPERCLASSES[name] == five.split()
+
+
+def test_the_normal_objects_of_coil100_are_30_of_its_classes():
+    assert len(set(data.COIL100_OBJECTS)) == len(data.COIL100_OBJECTS) == 30
+    assert set(data.COIL100_OBJECTS) < set(data.CLASS_NAMES["coil100"])
+    assert data.COIL100_OBJECTS[:2] == ["obj79", "obj48"] and data.COIL100_OBJECTS[-1] == "obj55"
 
 
 @pytest.mark.parametrize("arguments", [
@@ -261,6 +288,118 @@ def test_a_test_split_without_anomalies_is_an_error(tmp_path):
     name = write_npz(tmp_path / "one.npz", train_labels=np.zeros(10, int), test_labels=np.zeros(10, int))
     with pytest.raises(ValueError, match="no anomalous test images where 0 is normal"):
         data.one_class(name, "0")
+
+
+# ---- copies in part, and superclasses
+
+def write_cifar100(folder, trained, tested=None, n_train=4):
+    """cifar100.npz of n_train training images of the classes `trained` and 2 test images of `tested` (None: all).
+
+    Every pixel of an image is 1 (train) or 2 (test), its class, 0.
+    """
+    names, arrays = data.CLASS_NAMES["cifar100"], {}
+    for split, some, n in (("train", trained, n_train), ("test", tested or names, 2)):
+        labels = np.repeat([names.index(name) for name in some], n)
+        images = np.zeros((len(labels), 4, 4, 3), np.uint8)
+        images[..., 0], images[..., 1] = 1 if split == "train" else 2, labels[:, None, None]
+        arrays |= {f"{split}_images": images, f"{split}_labels": labels}
+    write_npz(folder / "cifar100.npz", class_names=np.array(names), **arrays)
+
+
+def classes_of(images):
+    return [data.CLASS_NAMES["cifar100"][label] for label in images[:, 1, 0, 0].tolist()]
+
+
+FOOD = ["bottle", "bowl", "can", "cup", "plate"]
+
+
+@pytest.fixture
+def cifar100(tmp_path, monkeypatch):
+    """The folder that ADLIB_DATA names, with a stand-in of CIFAR-100 in which no class is absent."""
+    write_cifar100(tmp_path, data.CLASS_NAMES["cifar100"])
+    monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
+    return tmp_path
+
+
+def test_a_copy_that_lacks_classes_says_so_in_its_source_and_a_whole_one_does_not(cifar100):
+    assert re.fullmatch("npz:[0-9a-f]{8}", data.one_class("cifar100", "cup", size=None).source)
+    write_cifar100(cifar100, ["apple", "cup", "bee"])
+    for _ in range(2):   # prepared, and read from the cache
+        split = data.one_class("cifar100", "cup", size=8)
+        assert re.fullmatch(r"npz:[0-9a-f]{8} \(3 of 100 classes\)", split.source)
+        assert data.load("cifar100", "test", size=8).source == split.source
+    with pytest.raises(ValueError, match="3 of 100 classes.*no training images of class bear.*choose apple, bee, cup$"):
+        data.one_class("cifar100", "bear", size=8)
+
+
+def test_a_cache_holds_the_plain_source_so_that_one_of_before_is_labelled_too(cifar100):
+    write_cifar100(cifar100, ["apple", "cup"])
+    label = data.one_class("cifar100", "cup").source
+    assert cache.read(cache_files()[0])[0].source + " (2 of 100 classes)" == label
+
+
+def test_superclass_is_official_among_the_five_classes_of_a_superclass(cifar100):
+    split = data.one_class("cifar100", "cups", protocol="superclass", size=None)
+    assert len(split.train) == split.n_train_available == 4 and split.validation is None
+    assert split.kind == [name for name in FOOD for _ in range(2)] and split.normal_class == "cup"
+    assert split.is_anomalous.tolist() == [kind != "cup" for kind in split.kind]
+    assert (split.train[:, 0] == 1).all() and (split.test[:, 0] == 2).all()
+    assert classes_of(split.train) == ["cup"] * 4 and classes_of(split.test) == split.kind
+
+
+def test_a_copy_that_lacks_other_classes_alone_has_the_whole_task_of_a_superclass(cifar100):
+    write_cifar100(cifar100, ["cup"], FOOD)
+    assert re.fullmatch("npz:[0-9a-f]{8}", data.one_class("cifar100", "cup", "superclass", size=None).source)
+    write_cifar100(cifar100, ["cup"], FOOD[1:])
+    assert data.one_class("cifar100", "cup", "superclass", size=8).source.endswith(" (1 of 100 classes)")
+
+
+def test_every_class_of_cifar100_can_be_normal_in_its_superclass(cifar100):
+    for normal in data.CLASS_NAMES["cifar100"]:
+        split = data.one_class("cifar100", normal, protocol="superclass", size=None)
+        assert len(split.train) == 4 and len(split.test) == 10 and int(split.is_anomalous.sum()) == 8
+        assert set(split.kind) in [set(five) for five in data.SUPERCLASSES.values()]
+
+
+def test_validation_in_a_superclass_comes_from_the_train_split_of_its_classes(cifar100):
+    for seed in range(3):
+        split = data.one_class("cifar100", "cup", "superclass", seed=seed, size=None, validation=0.5)
+        assert len(split.train) == 2 and len(split.test) == 10 and (split.validation[:, 0] == 1).all()
+        assert [kind != "cup" for kind in classes_of(split.validation)] == split.validation_is_anomalous.tolist()
+        assert len(split.validation) == 4 and int(split.validation_is_anomalous.sum()) == 2
+        assert set(classes_of(split.validation)) < set(FOOD)
+
+
+def test_validation_in_a_superclass_takes_as_many_anomalies_as_there_are(cifar100):
+    write_cifar100(cifar100, ["apple"] + ["cup"] * 10 + ["plate"], n_train=1)
+    split = data.one_class("cifar100", "cup", protocol="superclass", size=None, validation=0.5)
+    assert classes_of(split.validation) == ["cup"] * 5 + ["plate"] and len(split.train) == 5
+
+
+def test_validation_without_siblings_to_train_on_is_an_error_that_says_the_way_out(cifar100):
+    write_cifar100(cifar100, ["apple", "cup", "bee"])
+    assert len(data.one_class("cifar100", "cup", protocol="superclass").test) == 10
+    with pytest.raises(ValueError, match="superclass of cup .bottle, bowl, can, cup, plate.*give validation=0"):
+        data.one_class("cifar100", "cup", protocol="superclass", validation=0.2)
+
+
+def test_a_superclass_without_test_images_of_its_other_classes_is_an_error(cifar100):
+    write_cifar100(cifar100, ["apple", "cup"], ["apple", "cup", "bee"])
+    with pytest.raises(ValueError, match="no anomalous test images where cup is normal$"):
+        data.one_class("cifar100", "cup", protocol="superclass")
+
+
+@pytest.mark.parametrize("name, choices", [
+    ("digits", "official or 80-20"), ("cifar10", "official or 80-20"), ("coil100", "official or 80-20"),
+    ("textures", "official"), ("mvtec", "official")])
+def test_superclass_is_a_protocol_of_cifar100_alone(name, choices):
+    with pytest.raises(ValueError, match=f"unknown protocol 'superclass' for {name}: choose {choices}$"):
+        data.one_class(name, data.CLASS_NAMES[name][0], protocol="superclass")
+
+
+def test_the_choices_of_cifar100_name_superclass():
+    with pytest.raises(ValueError, match="protocol '70-30' for cifar100: choose official, 80-20 or superclass$"):
+        data.one_class("cifar100", "cup", protocol="70-30")
 
 
 # ---- the cache
@@ -481,7 +620,17 @@ def test_npz_of_a_known_dataset_may_name_and_order_its_classes_otherwise(tmp_pat
     monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
     test = data.load("cifar10", "test")
     assert test.kinds[:2] == ["car", "plane"] and test.labels[:2].tolist() == [1, 0]
-    assert len(test.class_names) == 10 and test.source.startswith("npz:")
+    assert len(test.class_names) == 10 and re.fullmatch(r"npz:[0-9a-f]{8} \(2 of 10 classes\)", test.source)
+
+
+def test_npz_of_a_known_dataset_may_name_classes_that_nothing_is_of(tmp_path, monkeypatch):
+    write_npz(tmp_path / "cifar10.npz", train_labels=np.full(10, 2), test_labels=np.full(10, 1),
+              class_names=np.array(["background", "ship", "frog"]))
+    monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
+    assert set(data.load("cifar10", "train").kinds) == {"frog"} and set(data.load("cifar10", "test").kinds) == {"ship"}
+    write_npz(tmp_path / "cifar10.npz", class_names=np.array(["background", "ship"]))
+    with pytest.raises(ValueError, match="unknown class 'background' of cifar10"):
+        data.load("cifar10", "train", size=8)
 
 
 @pytest.mark.parametrize("key", ["train_images", "test_labels", "class_names"])
@@ -701,6 +850,19 @@ def test_cifar100_with_some_classes_lists_them_when_another_is_asked_for():
     assert len(split.train) == 500
     with pytest.raises(ValueError, match="no training images of class plate.*choose apple, bee, clock, cup"):
         data.one_class("cifar100", "plate")
+
+
+@pytest.mark.parametrize("normal, siblings", [
+    ("cup", FOOD), ("apple", "apple mushroom orange pear sweet_pepper".split()),
+    ("clock", "clock keyboard lamp telephone television".split()),
+    ("bee", "bee beetle butterfly caterpillar cockroach".split())])
+def test_a_superclass_of_cifar100_has_500_to_train_on_and_5_times_100_to_test(
+        monkeypatch, shared_cache, normal, siblings):
+    real("cifar100.npz")
+    monkeypatch.setenv("ADLIB_CACHE", shared_cache)
+    split = data.one_class("cifar100", normal, protocol="superclass", size=None)
+    assert len(split.train) == 500 and len(split.test) == 500 and int(split.is_anomalous.sum()) == 400
+    assert split.kind.count(normal) == 100 and sorted(set(split.kind)) == siblings
 
 
 @pytest.mark.parametrize("category, n_train, n_good, n_bad", [("bottle", 209, 20, 63), ("screw", 320, 41, 119)])

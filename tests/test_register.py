@@ -148,6 +148,43 @@ def test_a_bad_name_is_an_error_with_the_choices(book, wanted, choices):
         register.jobs(book, **wanted)
 
 
+def test_a_protocol_that_a_dataset_does_not_have_is_an_error_before_any_job(book, tmp_path):
+    (tmp_path / "wrong.toml").write_text(TEXT.replace('["official", "80-20"]', '["official", "superclass"]'))
+    with pytest.raises(ValueError, match="unknown protocol 'superclass' for mnist: choose official or 80-20$"):
+        register.jobs(register.load(tmp_path / "wrong.toml"), ["alpha"])
+    with pytest.raises(ValueError, match="unknown protocol 'superclass' for npz:.*: choose official or 80-20$"):
+        register.jobs(book, ["beta"], ["npz:own.npz"], protocols=["superclass"])
+
+
+OBJECTS = """
+[gamma]
+[[gamma.runs]]
+datasets = ["coil100"]
+protocols = ["80-20"]
+classes = ["79", "48", "obj8"]
+[[gamma.runs]]
+datasets = ["cifar100"]
+protocols = ["superclass"]
+classes = ["cups", "bee"]
+[[gamma.runs]]
+datasets = ["mnist"]
+"""
+
+
+def test_objects_of_coil100_go_by_their_numbers_unless_another_dataset_has_such_a_class(tmp_path):
+    (tmp_path / "objects.toml").write_text(OBJECTS)
+    book = register.load(tmp_path / "objects.toml")
+
+    def found(**wanted):
+        return [(job["dataset"], job["class"]) for job in register.jobs(book, **wanted)]
+
+    assert found(datasets=["coil100"]) == [("coil100", name) for name in ("obj79", "obj48", "obj8")]
+    assert found(datasets=["coil100"], classes=["8", "48"]) == [("coil100", "obj8"), ("coil100", "obj48")]
+    assert found(classes=["8"]) == [("mnist", "8")] and found(classes=["48"]) == [("coil100", "obj48")]
+    assert found(classes=["obj8"]) == [("coil100", "obj8")]
+    assert found(protocols=["superclass"]) == [("cifar100", "cup"), ("cifar100", "bee")]
+
+
 @pytest.mark.parametrize("old, new, named", [
     ("title", "titel", "titel"),
     ("[alpha.profiles.quick]", "[alpha.profiles.quik]", "quik"),

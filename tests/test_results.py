@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from adlib import metrics, results, rows, summary
+from adlib import data, metrics, results, rows, summary
 
 
 JOB = "0123456789ab"
@@ -273,7 +273,7 @@ def test_an_unknown_paper_lists_those_there_are(tmp_path):
 
 
 def write_published(folder, lines):
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     text = "".join(f"toy,1,{line}\n" for line in lines)
     (folder / "toy.csv").write_text(",".join(results.PUBLISHED_COLUMNS) + "\n" + text)
     return folder
@@ -320,6 +320,20 @@ def test_anything_less_is_indicative_and_says_what_there_is():
     assert results.verdict(0.973, 0.001, [[0.97] * 9] * 2, 10, "paper") == "indicative: 9 of 10 classes, paper, 2 seeds"
     assert results.verdict(0.973, 0.001, [[0.97] * 10], 10, "quick") == "indicative: 10 of 10 classes, quick, 1 seed"
     assert results.verdict(0.973, 0.001, [[0.97] * 4], 0, "paper") == "indicative: 4 of ? classes, paper, 1 seed"
+
+
+def test_other_classes_and_copies_that_lack_classes_are_indicative_in_every_profile():
+    for more, expected in [
+        ({"n_others": 10}, "indicative: 7 of 30 classes and 10 others, paper, 2 seeds"),
+        ({"n_others": 1}, "indicative: 16 of 30 classes and 1 other, paper, 2 seeds"),
+        ({"n_others": 10, "copy": "17 of 100 classes"},
+         "indicative: 7 of 30 classes and 10 others, a copy of 17 of 100 classes, paper, 2 seeds")]:  # fmt: skip
+        assert results.verdict(1.0, 0.001, [[1.0] * 17] * 2, 30, "paper", **more) == expected
+    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper") == "reproduced"
+    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", copy="40 of 100 classes") == \
+        "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
+    # as many others as are lacking make nothing complete
+    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", 10).startswith("indicative: 20 of 30 classes and 10")
 
 
 def test_without_rows_it_is_not_run():
@@ -425,6 +439,97 @@ def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
     assert record["verdict"] == "indicative: 1 of 15 classes, paper, 1 seed"
     table = summary.sections([record])["Printed beside ours"]
     assert "| 0.906 | 0.900 | paper |" in table and "printed for pill: 0.931" in table
+
+
+def coil100(folder, names, seeds=(0,), auroc=1.0, **values):
+    """The record of a paper that prints a mean over coil100, after these objects have run."""
+    printed = write_published(folder / "published", ["coil100,80-20,mean,toy,,auroc,1.000,"])
+    results.merge(folder / "toy.csv", [
+        made(paper="toy", method="toy", dataset="coil100", protocol="80-20", class_=name, seed=seed, auroc=auroc,
+             **{"data": "zip:01234567", **values}) for seed in seeds for name in names])  # fmt: skip
+    (record,) = results.compare(["toy"], folder, printed)
+    return record
+
+
+AT_HAND = [f"obj{number}" for number in (1, 2, 4, 5, 7, 10, 14, 19, 28, 31, 33, 35, 37, 46, 47, 48, 49)]
+
+
+def test_a_mean_over_coil100_is_over_the_30_objects(tmp_path):
+    record = coil100(tmp_path, data.COIL100_OBJECTS, seeds=[0, 1])
+    assert (record["n_classes"], record["n_expected"], record["n_others"]) == (30, 30, 0)
+    assert record["verdict"] == "reproduced" and results.class_names("coil100") == data.COIL100_OBJECTS
+    assert coil100(tmp_path / "b", data.COIL100_OBJECTS[1:])["verdict"] == "indicative: 29 of 30 classes, paper, 1 seed"
+
+
+def test_other_objects_of_coil100_stand_in_for_none_of_the_30(tmp_path):
+    record = coil100(tmp_path, AT_HAND)
+    assert record["verdict"] == "indicative: 7 of 30 classes and 10 others, paper, 1 seed"
+    assert (record["n_classes"], record["n_others"], len(record["classes"])) == (7, 10, 17)
+    others = [name for name in data.CLASS_NAMES["coil100"] if name not in data.COIL100_OBJECTS]
+    record = coil100(tmp_path / "b", [*others[:10], *data.COIL100_OBJECTS[:20]])   # 30 in number
+    assert record["verdict"] == "indicative: 20 of 30 classes and 10 others, paper, 1 seed"
+
+
+def test_once_all_30_objects_ran_the_others_do_not_count(tmp_path):
+    coil100(tmp_path, AT_HAND, auroc=0.5, seeds=[0, 1])   # seed 1 has others too, but not all of the 30
+    record = coil100(tmp_path, data.COIL100_OBJECTS)
+    assert (record["n_classes"], record["n_others"], record["n_seeds"]) == (30, 0, 1)
+    assert (record["ours_mean"], record["verdict"]) == (1.0, "reproduced")
+    assert record["classes"].keys() == set(data.COIL100_OBJECTS)
+
+
+def test_of_two_seeds_the_one_with_more_of_the_30_objects_counts(tmp_path):
+    coil100(tmp_path, AT_HAND, auroc=0.5)
+    record = coil100(tmp_path, data.COIL100_OBJECTS[:10], seeds=[1])   # fewer classes, but more of the 30
+    assert record["verdict"] == "indicative: 10 of 30 classes, paper, 1 seed"
+
+
+def test_a_copy_that_lacks_classes_never_earns_a_verdict(tmp_path):
+    record = coil100(tmp_path, data.COIL100_OBJECTS, data="zip:01234567 (40 of 100 classes)")
+    assert record["verdict"] == "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
+    # also where one class alone, or one seed, was measured on it
+    record = coil100(tmp_path, data.COIL100_OBJECTS[1:])
+    assert record["verdict"] == "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
+    record = coil100(tmp_path, data.COIL100_OBJECTS[:1])
+    assert record["verdict"] == "reproduced"
+    table = summary.sections([coil100(tmp_path, AT_HAND, data="npz:1a2b3c4d (17 of 100 classes)")])
+    assert "npz:1a2b3c4d (17 of 100 classes)" in table["Printed beside ours"]
+
+
+def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(tmp_path, monkeypatch):
+    np.savez(tmp_path / "cifar100.npz", **{
+        f"{split}_{what}": array for split in ("train", "test")
+        for what, array in (("images", np.zeros((20, 4, 4, 3), np.uint8)), ("labels", np.arange(20) % 10))})
+    monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
+    source = data.one_class("cifar100", "apple").source
+    folder = write_published(tmp_path / "published", ["cifar100,superclass,apple,toy,,auroc,0.872,"])
+    mine = {"paper": "toy", "method": "toy", "dataset": "cifar100", "protocol": "superclass", "class": "apple"}
+    for data_, expected in ((source, "indicative: 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
+                            (source.split()[0], "reproduced")):  # fmt: skip
+        results.merge(tmp_path / "toy.csv", [made(**mine, auroc=0.872, data=data_)])
+        (record,) = results.compare(["toy"], tmp_path, folder)
+        assert record["verdict"] == expected
+
+
+def test_what_several_cells_note_alike_is_said_once(tmp_path):
+    folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,,auroc,0.900,uncertain; of 10 digits",
+                                                      "mnist,official,3,toy,,auroc,0.900,uncertain; of one"])  # fmt: skip
+    (record,) = results.compare(["toy"], tmp_path / "results", folder)
+    assert record["note"] == "uncertain; of 10 digits; of one"
+
+
+def test_what_a_mean_over_superclasses_is_over_is_not_known(tmp_path):
+    mine = [made(paper="toy", method="toy", dataset="cifar100", protocol="superclass", class_=name, auroc=0.9)
+            for name in ("cup", "apple")]  # fmt: skip
+    results.merge(tmp_path / "toy.csv", mine)
+    cells = [f"cifar100,superclass,{name},toy,,auroc,0.900," for name in ("cup", "apple")]
+    (record,) = results.compare(["toy"], tmp_path, write_published(tmp_path / "a", cells))
+    assert (record["n_expected"], record["verdict"]) == (2, "reproduced")
+    cells.append("cifar100,superclass,mean,toy,,auroc,0.900,")
+    (record,) = results.compare(["toy"], tmp_path, write_published(tmp_path / "b", cells))
+    assert record["verdict"] == "indicative: 2 of ? classes, paper, 1 seed"
+    (record,) = results.ours_alone([], tmp_path)
+    assert (record["n_classes"], record["n_expected"]) == (2, 0)
 
 
 def test_of_two_image_sizes_the_one_with_most_rows_counts(tmp_path):

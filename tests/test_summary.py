@@ -80,6 +80,12 @@ def test_many_rows_give_mean_spread_and_verdict(tmp_path):
     assert "knn" in section(text, "Other rows")
 
 
+def test_objects_that_no_mean_is_over_are_counted_apart(tmp_path):
+    fill(tmp_path, [("two_stage", "two_stage")], dataset="coil100", classes=["obj1", "obj4", "obj7"])
+    text = written(tmp_path, register={"obj10", "obj40"})
+    assert "| quick | 2 of 30 and 1 more | 1 | data npz:01234567, 1 of 3 rows stale |" in section(text, "Other rows")
+
+
 def test_baselines_alone_stand_beside_the_papers_that_print_them(tmp_path):
     only_baselines(tmp_path)
     assert "| mnist | official | ocsvm | auroc | 0.911 |" in section(written(tmp_path), "Printed beside ours")
