@@ -512,10 +512,10 @@ def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(t
 
 
 def test_what_several_cells_note_alike_is_said_once(tmp_path):
-    folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,,auroc,0.900,uncertain; of 10 digits",
-                                                      "mnist,official,3,toy,,auroc,0.900,uncertain; of one"])  # fmt: skip
+    cells = [f"mnist,official,{of},toy,,auroc,0.900,uncertain; of {of}" for of in ("mean", "3")]
+    folder = write_published(tmp_path / "published", cells)
     (record,) = results.compare(["toy"], tmp_path / "results", folder)
-    assert record["note"] == "uncertain; of 10 digits; of one"
+    assert record["note"] == "uncertain; of mean; of 3"
 
 
 def test_what_a_mean_over_superclasses_is_over_is_not_known(tmp_path):
