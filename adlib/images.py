@@ -2,7 +2,11 @@
 
     x = images.to_float(uint8_batch)             # [-1, 1]
     x4, turns = images.rotations(x)              # all four quarter turns, and which is which
+    x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
+    patches = images.cut_patches(x, 64)
 """
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -36,6 +40,92 @@ def random_crop_flip(x, padding, generator):
     image = torch.arange(n, device=x.device)[:, None, None]
     # advanced indices around a slice put the channel last: (N, H, W, C)
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def rotate(x, clockwise):
+    """Each image turned about its centre by `clockwise` degrees (N,), bilinear; what comes in repeats its edge.
+
+    x: (N, C, H, W) float. Negative angles turn counter-clockwise.
+    """
+    _, _, height, width = x.shape
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    grid = _turned_grid((height, width), clockwise.to(x.dtype), centre, (height, width))
+    return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
+
+
+def random_rotation(x, low, high, generator):
+    """`rotate` by an angle of its own from U(low, high) degrees; `generator` is on x's device."""
+    return rotate(x, low + (high - low) * torch.rand(len(x), generator=generator, device=x.device))
+
+
+def random_rotated_crops(images, index, size, low, high, generator):
+    """A square of `size` px out of each of images[index], turned: float (N, C, size, size) in the images' own scale.
+
+    images: (M, C, H, W), bytes or floats; index: int64 (N,), on the same device. The image is turned by an angle from
+    U(low, high), degrees clockwise (bilinear), and the crop's place drawn evenly from those that see nothing from
+    beyond the image. `generator` is on that device too. Raises ValueError where the images are too small for that.
+    """
+    height, width = images.shape[2:]
+    diagonals = [angle for angle in range(-315, 360, 90) if low <= angle <= high]  # where a square reaches farthest
+    reach = max(_reach(math.radians(angle), size, math) for angle in (low, high, *diagonals))
+    if 2 * reach > min(height, width) - 1:
+        turned = f"{size} px turned by {low} to {high} degrees"
+        raise ValueError(f"images of {height} x {width} px have no room for {turned}")
+    u = torch.rand(3, len(index), generator=generator, device=images.device)
+    clockwise = low + (high - low) * u[0]
+    least = _reach(clockwise.deg2rad(), size, torch)
+    # Only the window that a crop can see is gathered: of 512 px, for 64 px, one pixel in thirty.
+    windows, centre = [], []
+    for drawn, length in ((u[1], width), (u[2], height)):
+        side = min(math.ceil((size - 1) * math.sqrt(2)) + 2, length)
+        place = least + drawn * (length - 1 - 2 * least)
+        start = (place - (size - 1) / math.sqrt(2)).floor().long().clamp(0, length - side)
+        windows.append(start[:, None] + torch.arange(side, device=images.device))
+        centre.append((place - start)[:, None, None])
+    columns, rows = windows
+    window = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).float()
+    grid = _turned_grid((size, size), clockwise, centre, window.shape[2:])
+    # zeros, so that a crop which left its image would show
+    return F.grid_sample(window, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
+
+
+def _reach(radians, size, of):
+    """How far a square of `size` px, turned, reaches from its centre along either axis, in px between pixel centres."""
+    return (size - 1) / 2 * (abs(of.cos(radians)) + abs(of.sin(radians)))
+
+
+def _turned_grid(sides, clockwise, centre, source_sides):
+    """For `grid_sample` with align_corners: where each pixel of a turned image lies in its source, (N, H, W, 2).
+
+    sides: (H, W), source_sides: those of the source; clockwise: degrees (N,); centre: its x and y in pixels of the
+    source, two numbers or tensors (N, 1, 1).
+    """
+    cos, sin = (f(clockwise.deg2rad())[:, None, None] for f in (torch.cos, torch.sin))
+    y, x = (torch.arange(side, device=clockwise.device) - (side - 1) / 2 for side in sides)
+    y = y[:, None]
+    # y points down: content turned clockwise by t is at (x, y) what it was at (x cos t + y sin t, y cos t - x sin t)
+    place = (x * cos + y * sin + centre[0], y * cos - x * sin + centre[1])
+    return torch.stack([one * (2 / max(1, side - 1)) - 1
+                        for one, side in zip(place, reversed(source_sides), strict=True)], 3)  # fmt: skip
+
+
+def cut_patches(x, size):
+    """The patches of `size` px that tile each image: (N, C, H, W) -> (N * P, C, size, size), row by row.
+
+    Image by image: those of the first come first. Raises ValueError where the images are no multiple of `size`.
+    """
+    n, channels, height, width = x.shape
+    if height % size or width % size:
+        raise ValueError(f"images of {height} x {width} px cannot be cut into patches of {size} px")
+    tiles = x.reshape(n, channels, height // size, size, width // size, size)
+    return tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, size, size)
+
+
+def join_patches(patches, height, width):
+    """The images that `cut_patches` cut: (N * P, C, size, size) -> (N, C, height, width)."""
+    _, channels, size, _ = patches.shape
+    tiles = patches.reshape(-1, height // size, width // size, channels, size, size)
+    return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
 def gaussian_window(size, sigma, device=None):

@@ -1,0 +1,540 @@
+"""Losses, penalties and scores against cases computed by hand; who moves in which step; the networks' sizes."""
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from adlib import cbigan
+from adlib.images import cut_patches
+
+
+TEXT = cbigan.PRESETS["text"]
+PARTS = ("encoder", "generator", "critic")
+
+
+def rand(*shape, seed=0):
+    return torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def small(**settings):
+    """Real networks of the least size, in double precision."""
+    torch.manual_seed(0)
+    return cbigan.build(**{"channels": 1, "width": 1, "latent": 3, "size": 32} | settings).double()
+
+
+def inputs(nets, n=4, channels=1):
+    """x, z, epsilon for `small`."""
+    x = rand(n, channels, nets.size, nets.size, seed=1)
+    z = torch.randn(n, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    return x, z, rand(n, seed=3)
+
+
+def state(nets):
+    return {part: torch.cat([p.detach().flatten() for p in getattr(nets, part).parameters()]) for part in PARTS}
+
+
+def size_of(network):
+    return sum(p.numel() for p in network.parameters())
+
+
+@pytest.mark.parametrize(("preset", "width", "size", "expected"), [
+    ("tables", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
+    ("tables", 16, 64, (1_638_304, 2_080_947, 2_311_777)),
+    ("rewrite", 3, 128, (87_892, 83_142, 666_437)),
+    ("rewrite", 3, 64, (60_244, 83_142, 638_789)),
+    ("text", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
+])  # fmt: skip
+def test_the_networks_have_as_many_parameters_as_the_authors_programs_give_them(preset, width, size, expected):
+    settings = cbigan.PRESETS[preset]
+    assert settings["width"] == width
+    with torch.device("meta"):
+        nets = cbigan.build(size=size, **cbigan.network(settings))
+    assert tuple(size_of(getattr(nets, part)) for part in PARTS) == expected
+
+
+@pytest.mark.parametrize(("size", "encoder", "generator"), [
+    (32, [16, 8, 4, 2, 1, 1], [2, 2, 4, 8, 16, 32]),
+    (64, [32, 16, 8, 4, 2, 2], [2, 4, 8, 16, 32, 64]),
+    (128, [64, 32, 16, 8, 4, 4], [4, 8, 16, 32, 64, 128]),
+    (256, [128, 64, 32, 16, 8, 8], [8, 16, 32, 64, 128, 256]),
+])  # fmt: skip
+def test_the_sides_of_the_maps_behind_each_block(size, encoder, generator):
+    nets = cbigan.build(channels=2, width=1, latent=3, size=size)
+    sides = []
+    for block in nets.modules():
+        if isinstance(block, cbigan.Block):
+            block.register_forward_hook(lambda _, __, out: sides.append(out.shape[2]))
+    z = nets.encoder(torch.rand(2, 2, size, size))
+    x = nets.generator(z)
+    assert sides == encoder + generator
+    assert [type(layer).__name__ for layer in list(nets.generator)[:3]] == ["Linear", "Unflatten", "Block"]
+    assert z.shape == (2, 3) and x.shape == (2, 2, size, size) and nets.critic(x, z).shape == (2,)
+    assert nets.critic.features(x, z, "dense").shape == (2, 16)
+    assert nets.critic.features(x, z, "conv1").shape == (2, size * size)
+
+
+def test_a_block_by_hand():
+    def block(resample):
+        made = cbigan.Block(1, 1, True, resample)
+        with torch.no_grad():
+            for name, factor in (("first", -1), ("second", 2), ("third", 3), ("skip", 5)):
+                conv = getattr(made, name)
+                conv.weight.zero_()[0, 0, conv.kernel_size[0] // 2, conv.kernel_size[0] // 2] = factor
+                conv.bias.fill_(-4 if name == "third" else 0)
+        return lambda row: made(torch.tensor(row).expand(1, 1, len(row), -1))[0, 0, 0].tolist()
+
+    # of  1: -1, leaky -0.2, -0.4, leaky -0.08, -0.24 - 4, and 5 beside it
+    # of -1:  1,              2,                 6 - 4,     and -5 beside it: -3, leaky -0.6
+    # of  0: -4, leaky -0.8
+    assert block(None)([1.0, -1.0]) == pytest.approx([0.76, -0.6])
+    assert block("down")([1.0, -1.0, 0.0, 0.0]) == pytest.approx([0.08, -0.8], abs=1e-6)
+    four = [4.0, 2.0, -2.0, -4.0]  # what bilinear doubling makes of 4, -4
+    assert block("up")([4.0, -4.0]) == pytest.approx(block(None)(four))
+
+
+@pytest.mark.parametrize("output", ["sigmoid", "tanh"])
+def test_images_come_and_go_in_the_range_of_the_output(output):
+    nets = cbigan.build(width=2, size=32, output=output)
+    low = 0 if output == "sigmoid" else -1
+    x = nets.generator(100 * torch.randn(20, 64))
+    assert low <= x.min() and x.max() <= 1 and (x.min() < 0) == (output == "tanh")
+    bytes_ = torch.tensor([0, 255], dtype=torch.uint8).view(2, 1, 1, 1)
+    assert cbigan.to_range(bytes_, nets.output).flatten().tolist() == [low, 1]
+    assert cbigan.to_range(bytes_.float(), nets.output).flatten().tolist() == [low, 1]
+    assert bytes_.flatten().tolist() == [0, 255]
+
+
+def test_without_bias_one_is_left_to_each_block_and_to_the_last_layers():
+    nets = cbigan.build(width=1, size=32, bias=False)
+    names = {name.removesuffix(".bias") for name, _ in nets.named_parameters() if name.endswith(".bias")}
+    of_blocks = {name for name in names if name.endswith(".third")}
+    assert len(of_blocks) == 18
+    assert names - of_blocks == {"encoder.3", "generator.8", "critic.last"}
+
+
+def test_initial_weights_have_the_deviation_of_their_rule_and_biases_are_zero():
+    he, glorot = (cbigan.build(width=8, size=32, init=init) for init in ("he_normal", "glorot_uniform"))
+    assert all((p == 0).all() for p in he.parameters() if p.ndim == 1)
+    weight = he.critic.image[5].second.weight  # 128 x 128 x 3 x 3
+    std = math.sqrt(2 / (128 * 9))
+    assert weight.std().item() == pytest.approx(std, rel=0.02)
+    assert 1.9 * std < weight.abs().max().item() < 2.28 * std
+    limit = math.sqrt(6 / (2 * 128 * 9))  # of fan in and fan out together
+    assert glorot.critic.image[5].second.weight.abs().max().item() == pytest.approx(limit, rel=0.01)
+
+
+def test_a_bad_setting_is_named_before_anything_starts():
+    with pytest.raises(ValueError, match="size is 96 px: the networks need a power of two, 32 or more"):
+        cbigan.build(size=96)
+    with pytest.raises(ValueError, match="unknown init 'zeros': choose he_normal, glorot_uniform"):
+        cbigan.build(init="zeros")
+    nets = small()
+    for wrong, message in [({"penalty": "none"}, "unknown penalty 'none': choose matched, crossed, squared"),
+                           ({"alpha": 2}, r"alpha is 2: it must lie in \[0, 1\]"),
+                           ({"gamma": 1}, "setting 'gamma' is unknown: choose width, latent")]:  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            cbigan.optimizers(nets, TEXT | wrong)
+    with pytest.raises(ValueError, match="setting 'lam' is missing"):
+        cbigan.check({name: value for name, value in TEXT.items() if name != "lam"})
+
+
+def test_every_preset_is_whole_and_differs_from_the_text_where_it_is_known_to():
+    for settings in cbigan.PRESETS.values():
+        cbigan.check(settings)
+    different = {preset: {name for name in TEXT if TEXT[name] != settings[name]}
+                 for preset, settings in cbigan.PRESETS.items()}  # fmt: skip
+    assert different == {
+        "text": set(),
+        "tables": {"critic", "penalty", "penalty_weight", "over_batch", "beta2_critic", "beta2_generator", "adam_eps",
+                   "crops"},
+        "rewrite": {"width", "bias", "init", "output", "penalty", "critic_steps", "alpha", "beta2_generator",
+                    "adam_eps", "ema", "feature", "resample"},
+    }  # fmt: skip
+
+
+class Linear(nn.Module):
+    """D(x, z) = a . x + b . z: its gradient is (a, b) everywhere."""
+
+    def __init__(self, a, b):
+        super().__init__()
+        self.a, self.b = (nn.Parameter(torch.tensor(w, dtype=torch.float64)) for w in (a, b))
+
+    def forward(self, x, z):
+        return x.flatten(1) @ self.a + z @ self.b
+
+
+def test_the_penalty_of_a_linear_critic_and_its_gradient():
+    critic = Linear([2.0, 4.0], [4.0])  # the norm of both parts together is 6
+    x, made = rand(3, 1, 1, 2), rand(3, 1, 1, 2, seed=1)
+    encoded, z, epsilon = rand(3, 1), rand(3, 1, seed=1), rand(3, seed=2)
+    for kind in ("matched", "crossed"):
+        penalty = cbigan.gradient_penalty(critic, (x, encoded), (made, z), epsilon, kind)
+        assert penalty.item() == pytest.approx((6 - 1) ** 2)
+        by_a, by_b = torch.autograd.grad(penalty, (critic.a, critic.b))
+        # d (|w| - 1)^2 / dw = 2 (|w| - 1) w / |w|
+        assert [*by_a.tolist(), *by_b.tolist()] == pytest.approx([2 * 5 * w / 6 for w in (2, 4, 4)])
+    penalty = cbigan.gradient_penalty(critic, (x, encoded), (made, z), None, "squared")
+    assert penalty.item() == pytest.approx(2**2 + 4**2)  # the image's part alone
+    assert torch.autograd.grad(penalty, critic.a)[0].tolist() == pytest.approx([4, 8])
+
+
+class Quadratic(nn.Module):
+    """D(x, z) = (|x|^2 + |z|^2) / 2: its gradient at a point is the point."""
+
+    def forward(self, x, z):
+        return (x.flatten(1).square().sum(1) + z.square().sum(1)) / 2
+
+
+def test_where_the_penalty_is_taken():
+    x, made = torch.full((1, 1, 1, 1), 9.0), torch.full((1, 1, 1, 1), 1.0)
+    encoded, z, epsilon = torch.tensor([[10.0]]), torch.tensor([[2.0]]), torch.tensor([0.25])
+    at = lambda kind: cbigan.gradient_penalty(Quadratic(), (x, encoded), (made, z), epsilon, kind).item()  # noqa: E731
+    # image 0.25 * 9 + 0.75 * 1 = 3; latent 0.25 * 10 + 0.75 * 2 = 4, crossed 0.25 * 2 + 0.75 * 10 = 8
+    assert at("matched") == pytest.approx((math.hypot(3, 4) - 1) ** 2)
+    assert at("crossed") == pytest.approx((math.hypot(3, 8) - 1) ** 2, rel=1e-6)
+    assert at("squared") == pytest.approx(1)
+
+
+def test_each_sample_has_one_epsilon_and_one_norm():
+    x, made = torch.tensor([4.0, 8.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
+    encoded, z = torch.tensor([[3.0], [6.0]]), torch.zeros(2, 1)
+    penalty = cbigan.gradient_penalty(Quadratic(), (x, encoded), (made, z), torch.tensor([1.0, 0.5]))
+    assert penalty.item() == pytest.approx((5 - 1) ** 2)  # (4, 3) and (8, 6) / 2, both of norm 5
+
+
+@pytest.mark.parametrize("kind", cbigan.CHOICES["penalty"])
+def test_second_derivatives_reach_all_weights_of_the_real_critic(kind):
+    """The penalty's gradient, by double backward, against differences of the penalty itself."""
+    nets = small(width=2)
+    x, z, epsilon = inputs(nets)
+    with torch.no_grad():
+        real, fake = (x, nets.encoder(x)), (nets.generator(z), z)
+    penalty = lambda: cbigan.gradient_penalty(nets.critic, real, fake, epsilon, kind)  # noqa: E731
+    weights = {name: p for name, p in nets.critic.named_parameters() if p.ndim > 1}
+    if kind == "squared":  # the slope by the image does not change with the latent's weights, nor with biases
+        weights = {name: p for name, p in weights.items() if not name.startswith("latent")}
+    found = dict(zip(weights, torch.autograd.grad(penalty(), list(weights.values())), strict=True))
+    for name, weight in weights.items():
+        assert found[name].abs().max() > 0, name
+        direction = found[name] / found[name].norm()
+        with torch.no_grad():
+            weight.add_(1e-6 * direction)
+        after = penalty().item()
+        with torch.no_grad():
+            weight.sub_(2e-6 * direction)
+        slope = (after - penalty().item()) / 2e-6
+        with torch.no_grad():
+            weight.add_(1e-6 * direction)
+        assert slope == pytest.approx(found[name].norm().item(), rel=1e-3), name
+
+
+def test_the_penalty_is_float32_under_autocast():
+    nets = cbigan.build(channels=1, width=1, latent=3, size=32)
+    x, z, epsilon = (given.float() for given in inputs(nets))
+    plain = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert nets.critic(x, z).dtype == torch.bfloat16
+        under = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon)
+        made = (1 - x).bfloat16()  # as a generator under autocast gives it
+        assert cbigan.gradient_penalty(nets.critic, (x, z), (made, -z), epsilon).dtype == torch.float32
+        assert cbigan.critic_terms(nets.critic, (x, z), (1 - x, -z), epsilon, TEXT)["loss"].dtype == torch.float32
+        assert {v.dtype for v in cbigan.generator_terms(nets, x, z, TEXT).values()} == {torch.float32}
+    assert torch.equal(plain, under)
+
+
+class Given(nn.Module):
+    """A critic that answers with the first pixel, whatever the latent."""
+
+    def forward(self, x, z):
+        return x[:, 0, 0, 0] + 0 * z[:, 0]
+
+
+def test_wasserstein_and_hinge_by_hand():
+    # D on the real pairs 3 and 0, on the fake ones -2 and 0.5; its gradient has norm 1 at every point
+    real, fake = ((torch.tensor(d).view(2, 1, 1, 1), torch.zeros(2, 1)) for d in ([3.0, 0.0], [-2.0, 0.5]))
+    epsilon = torch.tensor([0.3, 0.6])
+    found = cbigan.critic_terms(Given(), real, fake, epsilon, TEXT)
+    assert {name: v.item() for name, v in found.items()} == {"loss": -0.75 - 1.5, "estimate": 2.25, "penalty": 0}
+    found = cbigan.critic_terms(Given(), real, fake, None, cbigan.PRESETS["tables"])
+    # (0 + 1) / 2 + (0 + 1.5) / 2, and 2.5 times a squared gradient of 1
+    assert {name: v.item() for name, v in found.items()} == {"loss": 0.5 + 0.75 + 2.5, "estimate": 2.25, "penalty": 1}
+
+
+def test_distance_by_hand():
+    a, b = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, -4.0]], [[1.0, 1.0]]])
+    assert cbigan.distance(a, b).tolist() == [7, 0]
+    assert cbigan.distance(a, b, "mean").tolist() == [3.5, 0]
+    with pytest.raises(ValueError, match="unknown elements 'max': choose sum, mean"):
+        cbigan.distance(a, b, "max")
+
+
+@pytest.mark.parametrize("elements", ["sum", "mean"])
+@pytest.mark.parametrize("over_batch", ["mean", "sum"])
+def test_consistency_is_reduced_as_the_settings_say(elements, over_batch):
+    nets = small()
+    x, z, _ = inputs(nets)
+    reduce = {"elements": elements, "over_batch": over_batch}
+    found = cbigan.generator_terms(nets, x, z, TEXT | reduce | {"alpha": 0.25})
+    image, latent = (x - nets.generator(nets.encoder(x))).abs(), (z - nets.encoder(nets.generator(z))).abs()
+    times_n = len(x) if over_batch == "sum" else 1
+    expected = [times_n * (one.mean() if elements == "mean" else one.sum() / len(x)) for one in (image, latent)]
+    torch.testing.assert_close(found["image"], expected[0])
+    torch.testing.assert_close(found["latent"], expected[1])
+    torch.testing.assert_close(found["loss"], 0.75 * found["game"] + 0.25 * (expected[0] + expected[1]))
+
+
+@pytest.mark.parametrize("preset", cbigan.PRESETS)
+def test_alpha_0_is_egbad_and_alpha_1_a_double_autoencoder(preset):
+    nets = small()
+    x, z, _ = inputs(nets)
+    parameters = [*nets.encoder.parameters(), *nets.generator.parameters()]
+    game = nets.critic(x, nets.encoder(x)).mean() - nets.critic(nets.generator(z), z).mean()
+    egbad = cbigan.generator_terms(nets, x, z, cbigan.PRESETS[preset] | {"alpha": 0})
+    assert torch.equal(egbad["loss"], game) and egbad["image"] > 0
+    both = (torch.autograd.grad(loss, parameters) for loss in (egbad["loss"], game))
+    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+    autoencoder = cbigan.generator_terms(nets, x, z, cbigan.PRESETS[preset] | {"alpha": 1})
+    assert torch.equal(autoencoder["loss"], egbad["image"] + egbad["latent"])
+
+
+def test_consistency_reaches_both_encoder_and_generator():
+    nets = small()
+    x, z, _ = inputs(nets)
+    found = cbigan.generator_terms(nets, x, z, TEXT | {"alpha": 1.0})
+    for term in ("image", "latent"):
+        for part in (nets.encoder, nets.generator):
+            gradients = torch.autograd.grad(found[term], list(part.parameters()), retain_graph=True)
+            assert all(g.abs().max() > 0 for g in gradients), term
+
+
+@pytest.mark.parametrize("preset", cbigan.PRESETS)
+def test_each_step_moves_its_own_player_alone_and_leaves_no_gradient_behind(preset):
+    settings = cbigan.PRESETS[preset] | {"lr": 0.01}
+    nets = small()
+    of_critic, of_generator = cbigan.optimizers(nets, settings)
+    x, z, epsilon = inputs(nets)
+    before = state(nets)
+    cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)
+    between = state(nets)
+    assert [not torch.equal(before[part], between[part]) for part in PARTS] == [False, False, True]
+    cbigan.generator_step(nets, of_generator, x, z, settings)
+    after = state(nets)
+    assert [not torch.equal(between[part], after[part]) for part in PARTS] == [True, True, False]
+    assert all(p.grad is None for p in nets.parameters())
+
+
+def test_gradients_left_over_from_elsewhere_change_nothing():
+    nets = small()
+    clean = copy.deepcopy(nets)
+    for p in nets.parameters():
+        p.grad = torch.full_like(p, 1e6)
+    for one in (nets, clean):
+        optimizers = cbigan.optimizers(one, TEXT)
+        x, z, epsilon = inputs(one)
+        cbigan.critic_step(one, optimizers[0], x, z, epsilon, TEXT)
+        cbigan.generator_step(one, optimizers[1], x, z, TEXT)
+    assert all(torch.equal(p, q) for p, q in zip(nets.parameters(), clean.parameters(), strict=True))
+
+
+def test_steps_return_detached_scalars():
+    nets = small()
+    x, z, epsilon = inputs(nets)
+    of_critic, of_generator = cbigan.optimizers(nets, TEXT)
+    curves = cbigan.critic_step(nets, of_critic, x, z, epsilon, TEXT)
+    assert list(curves) == ["loss", "estimate", "penalty"]
+    more = cbigan.generator_step(nets, of_generator, x, z, TEXT)
+    assert list(more) == ["loss", "game", "image", "latent"]
+    for value in (*curves.values(), *more.values()):
+        assert value.shape == () and not value.requires_grad
+
+
+class NoReading(TorchDispatchMode):
+    """Fails where the value of a tensor is asked for, as .item() or an `if` does it: on a GPU the host would wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function != torch.ops.aten._local_scalar_dense.default, "the value of a tensor was read"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("preset", cbigan.PRESETS)
+def test_steps_read_no_value_back(preset):
+    settings = cbigan.PRESETS[preset]
+    nets = small()
+    x, z, epsilon = inputs(nets)
+    of_critic, of_generator = cbigan.optimizers(nets, settings)
+    averaged = cbigan.averages(nets)
+    with pytest.raises(AssertionError, match="was read"), NoReading():
+        z.sum().item()
+    with NoReading():
+        cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)
+        cbigan.generator_step(nets, of_generator, x, z, settings)
+        cbigan.update_averages(averaged, nets, 0.9)
+
+
+class Toy(nn.Module):
+    """Networks that fit a page: E(x) = W x, G(z) = U z, D(x, z) = v . leaky(A x + B z); images of two pixels."""
+
+    class Map(nn.Module):
+        def __init__(self, weight, shape):
+            super().__init__()
+            self.weight, self.shape = nn.Parameter(weight), shape
+
+        def forward(self, given):
+            return (given.flatten(1) @ self.weight.T).view(-1, *self.shape)
+
+    class D(nn.Module):
+        def __init__(self, a, b, v):
+            super().__init__()
+            self.a, self.b, self.v = nn.Parameter(a), nn.Parameter(b), nn.Parameter(v)
+
+        def forward(self, x, z):
+            return nn.functional.leaky_relu(x.flatten(1) @ self.a.T + z @ self.b.T, 0.2) @ self.v
+
+    def __init__(self):
+        super().__init__()
+        w, u, a, b, v = (rand(*shape, seed=seed) - 0.5 for seed, shape in
+                         enumerate([(3, 2), (2, 3), (4, 2), (4, 3), (4,)]))  # fmt: skip
+        self.encoder, self.generator, self.critic = Toy.Map(w, (3,)), Toy.Map(u, (1, 1, 2)), Toy.D(a, b, v)
+
+
+def by_hand(toy, x, z, epsilon, alpha):
+    """Both losses of preset `text` on a Toy, its gradient with respect to x and z written out: no double backward."""
+    w, u = toy.encoder.weight, toy.generator.weight
+    a, b, v = toy.critic.a, toy.critic.b, toy.critic.v
+    pixels = x.flatten(1)
+    leaky = lambda h: torch.where(h > 0, h, 0.2 * h)  # noqa: E731
+    d = lambda x, z: leaky(x @ a.T + z @ b.T) @ v  # noqa: E731
+    encoded, made = pixels @ w.T, z @ u.T
+    e = epsilon[:, None]
+    x_hat, z_hat = (e * pixels + (1 - e) * made).detach(), (e * encoded + (1 - e) * z).detach()
+    slope = torch.where(x_hat @ a.T + z_hat @ b.T > 0, 1.0, 0.2) * v  # dD / d(hidden), (N, 4)
+    norm = ((slope @ a).square().sum(1) + (slope @ b).square().sum(1)).sqrt()
+    of_critic = (d(made.detach(), z) - d(pixels, encoded.detach())).sum() / 5 + 10 * ((norm - 1) ** 2).sum() / 5
+    image = (pixels - encoded @ u.T).abs().sum() / 5
+    latent = (z - made @ w.T).abs().sum() / 5
+    game = (d(pixels, encoded) - d(made, z)).sum() / 5
+    return of_critic, (1 - alpha) * game + alpha * (image + latent)
+
+
+def test_one_step_of_the_text_is_the_one_computed_by_hand():
+    """Adam's first step with beta1 0 goes by lr * g / (|g| + eps); the second is compared by way of its losses."""
+    x, z, epsilon = rand(5, 1, 1, 2, seed=10), rand(5, 3, seed=11) * 4 - 2, rand(5, seed=12)
+    settings = TEXT | {"alpha": 0.3}
+    toy = Toy()
+    of_critic, of_generator = cbigan.optimizers(toy, settings)
+    hand = copy.deepcopy(toy)
+    for player, step in (("critic", lambda: cbigan.critic_step(toy, of_critic, x, z, epsilon, settings)),
+                         ("generator", lambda: cbigan.generator_step(toy, of_generator, x, z, settings))):  # fmt: skip
+        loss = by_hand(hand, x, z, epsilon, 0.3)[player == "generator"]
+        moved = list(hand.critic.parameters())
+        moved = moved if player == "critic" else [hand.encoder.weight, hand.generator.weight]
+        gradients = torch.autograd.grad(loss, moved)
+        with torch.no_grad():
+            for p, g in zip(moved, gradients, strict=True):
+                p -= 1e-4 * g / (g.abs() + 1e-8)
+        torch.testing.assert_close(step()["loss"], loss.detach())
+        for (name, p), q in zip(toy.named_parameters(), hand.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_averages_follow_encoder_and_generator_and_share_the_critic():
+    nets = small()
+    averaged = cbigan.averages(nets)
+    before = state(nets)
+    with torch.no_grad():
+        for p in nets.parameters():
+            p.add_(1)
+    cbigan.update_averages(averaged, nets, 0.75)
+    now = state(averaged)
+    for part in ("encoder", "generator"):
+        torch.testing.assert_close(now[part], before[part] + 0.25)
+    assert torch.equal(now["critic"], before["critic"] + 1)
+    x, _, _ = inputs(nets)
+    assert not torch.equal(cbigan.score(averaged, x, TEXT), cbigan.score(nets, x, TEXT))
+    cbigan.update_averages(averaged, nets, 0.0)
+    assert torch.equal(cbigan.score(averaged, x, TEXT), cbigan.score(nets, x, TEXT))
+
+
+def test_draws_follow_the_generator():
+    z, epsilon = cbigan.draw(1000, 2, torch.Generator().manual_seed(0))
+    again = cbigan.draw(1000, 2, torch.Generator().manual_seed(0))
+    assert torch.equal(z, again[0]) and torch.equal(epsilon, again[1])
+    assert z.shape == (1000, 2) and abs(z.mean()) < 0.1 and abs(z.std() - 1) < 0.1
+    assert epsilon.shape == (1000,) and 0 <= epsilon.min() < 0.1 and 0.9 < epsilon.max() <= 1
+
+
+@pytest.mark.parametrize("feature", ["dense", "conv1"])
+def test_a_perfect_reconstruction_scores_zero(feature):
+    nets = small(latent=32 * 32)
+    nets.encoder, nets.generator = nn.Flatten(), nn.Unflatten(1, (1, 32, 32))
+    x = rand(2, 1, 64, 32)
+    assert cbigan.score(nets, x, TEXT | {"feature": feature}).tolist() == [0, 0]
+    assert torch.equal(cbigan.reconstruct(nets, x), x)
+
+
+class Nothing(nn.Module):
+    """A generator of black images."""
+
+    def forward(self, z):
+        return torch.zeros(len(z), 1, 32, 32, dtype=z.dtype)
+
+
+def test_the_score_by_hand():
+    nets = small()
+    nets.generator = Nothing()
+    conv = nets.critic.image[0].first
+    with torch.no_grad():
+        conv.weight.zero_()[0, 0, 1, 1] = 2  # conv1 gives twice the image
+        conv.bias.fill_(7)
+    x = torch.zeros(2, 1, 32, 32, dtype=torch.float64)
+    x[0, 0, 5, 5], x[1, 0, 3:5, 3:5] = -3, 1
+    found = cbigan.terms(nets, x, "conv1")
+    assert found["image"].tolist() == [[3], [4]] and found["feature"].tolist() == [[6], [8]]
+    assert cbigan.score(nets, x, TEXT | {"feature": "conv1"}).tolist() == pytest.approx([0.9 * 3 + 0.6, 0.9 * 4 + 0.8])
+    mean = cbigan.score(nets, x, TEXT | {"feature": "conv1", "elements": "mean"})
+    assert mean.tolist() == pytest.approx([3.3 / 1024, 4.4 / 1024])
+    with pytest.raises(ValueError, match="unknown feature 'last': choose dense, conv1"):
+        cbigan.terms(nets, x, "last")
+
+
+def test_the_dense_feature_is_that_before_the_critics_last_activation():
+    nets = small()
+    x, z, _ = inputs(nets)
+    linear = nets.critic.joint(torch.cat([nets.critic.image(x), nets.critic.latent(z)], 1))
+    assert (linear < 0).any() and torch.equal(nets.critic.features(x, z), linear)
+    torch.testing.assert_close(nets.critic.last(torch.where(linear < 0, 0.2 * linear, linear))[:, 0], nets.critic(x, z))
+    latent = nets.encoder(x)
+    differences = nets.critic.features(x, latent) - nets.critic.features(nets.generator(latent), latent)
+    torch.testing.assert_close(cbigan.terms(nets, x)["feature"][:, 0], differences.abs().sum(1))
+
+
+def test_an_image_of_many_patches_scores_as_its_worst():
+    nets = small()
+    x = rand(3, 1, 64, 96)
+    alone = cbigan.score(nets, cut_patches(x, 32), TEXT).view(3, 6)
+    torch.testing.assert_close(cbigan.score(nets, x, TEXT), alone.amax(1))
+    # both terms are mixed before the largest is taken
+    mixed = cbigan.equation_7({"image": torch.tensor([[1.0, 0.0]]), "feature": torch.tensor([[0.0, 2.0]])}, 0.5)
+    assert mixed.tolist() == [1.0]
+    with pytest.raises(ValueError, match="images of 40 x 40 px cannot be cut into patches of 32 px"):
+        cbigan.score(nets, rand(1, 1, 40, 40), TEXT)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_are(side):
+    nets = small(width=2).float()
+    images = torch.randint(256, (7, 1, side, side), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
+    before = copy.deepcopy(nets.state_dict())
+    whole = cbigan.evaluate(nets, images, TEXT, batch=3)
+    assert whole["image"].shape == whole["feature"].shape == (7, (side // 32) ** 2) and not nets.training
+    order = torch.tensor([6, 0, 3, 3, 1])
+    part = cbigan.evaluate(nets, images[order], TEXT, batch=64)
+    for name, values in part.items():
+        torch.testing.assert_close(values, whole[name][order])
+    with torch.no_grad():
+        alone = torch.cat([cbigan.score(nets, images[i : i + 1] / 255, TEXT) for i in range(7)])
+    torch.testing.assert_close(alone, cbigan.equation_7(whole, 0.1))
+    assert all(torch.equal(value, before[name]) for name, value in nets.state_dict().items())
