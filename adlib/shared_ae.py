@@ -80,16 +80,17 @@ def ede_2(nets):
     return [p for part in (nets.e1, nets.d2, nets.e2) for p in part.parameters()]
 
 
-def forward(nets, x, adversarial=True):
+def forward(nets, x, adversarial=True, first=True):
     """What both phases make of images x (N, C, 32, 32), as far as there are networks: a dict.
 
-    Phase 1: z = E1(x); x1 = D1(z), x2 = D2(z); z1 = E2(x1), z2 = E2(x2). Phase 2, left out unless `adversarial`:
-    x2_adv = D1(z2), which is x2', and z2_adv = E2(x2'), which is z2'.
+    Phase 1: z = E1(x); x1 = D1(z), x2 = D2(z); z1 = E2(x1), z2 = E2(x2); x1 and z1 are left out unless `first`. Phase
+    2, left out unless `adversarial`: x2_adv = D1(z2), which is x2', and z2_adv = E2(x2'), which is z2'.
     """
     made = {"z": nets.e1(x)}
-    made["x1"] = nets.d1(made["z"])
-    if nets.e2 is not None:
-        made["z1"] = nets.e2(made["x1"])
+    if first:
+        made["x1"] = nets.d1(made["z"])
+        if nets.e2 is not None:
+            made["z1"] = nets.e2(made["x1"])
     if nets.d2 is not None:
         made["x2"] = nets.d2(made["z"])
         made["z2"] = nets.e2(made["x2"])
@@ -167,16 +168,16 @@ def score(nets, x, kind="l1", omega=0.5):
 
 
 @torch.no_grad()
-def evaluate(nets, images, kind, adversarial=True, batch=256):
+def evaluate(nets, images, kind, adversarial=True, first=True, batch=128):
     """The terms of uint8 images (N, C, 32, 32), networks in evaluation mode: each depends on its own image alone.
 
-    Returns the dict of `terms`, with z (N, latent) in it.
+    adversarial, first: as in `forward`, where not all are wanted. Returns the dict of `terms`, and z (N, latent) in it.
     """
     nets.eval()
     parts = []
     for part in images.split(batch):
         x = to_float(part)
-        made = forward(nets, x, adversarial)
+        made = forward(nets, x, adversarial, first)
         parts.append({**terms(x, made, kind), "z": made["z"]})
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
@@ -192,7 +193,7 @@ def candidates(terms, alpha=1.0, beta=1.0):
         found["score_8"] = equation_8(terms)
     found |= {name: terms[name] for name in ("latent_2", "latent_adv", "latent_1") if name in terms}
     found |= {name: terms[name] for name in ("image_1", "image_2", "image_adv") if name in terms}
-    if "image_2" in terms:
+    if "image_2" in terms:  # and so latent_2
         found["loss_2"] = alpha * terms["image_2"] + beta * terms["latent_2"]
     return found
 

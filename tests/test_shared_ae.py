@@ -245,6 +245,10 @@ def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_a
     assert whole["z"].shape == (7, 3) and not nets.training
     for name, values in part.items():
         torch.testing.assert_close(values, whole[name][order])
+    wanted = shared_ae.evaluate(nets, images, "l1", first=False)
+    assert set(whole) - set(wanted) == {"image_1", "latent_1"}
+    for name, values in wanted.items():
+        torch.testing.assert_close(values, whole[name])
     with torch.no_grad():
         alone = shared_ae.score(nets, images / 127.5 - 1, "l1", omega=0.3)
     torch.testing.assert_close(alone, shared_ae.equation_8(whole, 0.3))
