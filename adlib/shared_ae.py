@@ -272,6 +272,8 @@ def step(nets, optimizers, x, n, **settings):
     found, distances = gradients(nets, x, n, **settings)
     for optimizer, some in zip(optimizers, found, strict=True):
         for parameter, gradient in zip(optimizer.param_groups[0]["params"], some, strict=True):
+            if gradient.stride() != parameter.stride():  # fused Adam pairs the two as they lie in memory
+                gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         optimizer.step()
     return distances

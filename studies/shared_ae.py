@@ -7,8 +7,7 @@ The paper gives no value for any setting. Here each combination of GRID trains o
 the AUROC of every candidate score is taken on held-out images of the normal class against images of the other classes,
 all cut from the train split: no test image is looked at. The paper validates on the normal class alone; on that, no
 AUROC can be taken. One row per run and epoch goes to results/studies/shared_ae.csv. `shared_ae.choose` is the rule by
-which the register's values follow from it. The networks are half as wide as those of profile quick: it is the ranking
-that counts here, and there are many runs.
+which the register's values follow from it, for networks of the width that they had here.
 """
 import argparse
 import csv

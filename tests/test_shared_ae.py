@@ -190,6 +190,26 @@ def test_both_optimisers_step_on_gradients_of_the_same_pass(nets, x):
             torch.testing.assert_close(p, q, msg=lambda m, name=name, n=n: f"epoch {n}, {name}: {m}")
 
 
+def test_a_step_moves_the_right_weights_however_gradients_lie_in_memory(monkeypatch):
+    """Fused Adam pairs weight and gradient as they lie in memory: one of them channels_last would go wrong silently."""
+    torch.manual_seed(0)
+    nets = shared_ae.build(channels=3, width=4, latent=8)
+    reference, x = copy.deepcopy(nets), torch.rand(4, 3, 32, 32)
+    shared_ae.step(reference, shared_ae.optimizers(reference, "separate", 0.01), x, 2)
+    nets = nets.to(memory_format=torch.channels_last)
+    lying_otherwise = shared_ae.gradients
+
+    def gradients(*arguments, **settings):
+        found, terms = lying_otherwise(*arguments, **settings)
+        return [[gradient.contiguous() for gradient in some] for some in found], terms
+
+    monkeypatch.setattr(shared_ae, "gradients", gradients)
+    shared_ae.step(nets, shared_ae.optimizers(nets, "separate", 0.01), x, 2)
+    pairs = zip(nets.parameters(), reference.parameters(), strict=True)
+    apart = torch.cat([((p - q).abs() > 1e-4).flatten() for p, q in pairs if p.dim() == 4])
+    assert apart.float().mean() < 0.05  # Adam starts with signs: those of tiny gradients may differ
+
+
 @pytest.mark.parametrize("routing", shared_ae.ROUTINGS)
 def test_gradients_left_over_from_elsewhere_change_nothing(nets, x, routing):
     clean = copy.deepcopy(nets)

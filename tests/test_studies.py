@@ -36,7 +36,8 @@ def test_the_register_holds_what_the_rule_chooses(study):
     omega = {"latent_2": 1.0, "score_8": 0.5, "latent_adv": 0.0}[best["score"]]
     wanted = {"distance": best["distance"], "alpha": float(best["alpha"]), "beta": study.FIXED["beta"],
               "lr": float(best["lr"]), "routing": best["routing"], "latent": int(best["latent"]),
-              "floor": float(best["floor"]), "epochs": best["epochs"], "omega": omega}  # fmt: skip
+              "floor": float(best["floor"]), "epochs": best["epochs"], "omega": omega,
+              "width": study.FIXED["width"], "batch": study.FIXED["batch"]}  # fmt: skip
     for profile in ("quick", "paper"):
         held = register.load()["shared_ae"]["profiles"][profile]
         assert {name: held[name] for name in wanted} == wanted
