@@ -1,26 +1,30 @@
 """Combining GANs and AutoEncoders for Efficient Anomaly Detection (Carrara et al.): networks, losses, steps, score.
 
     settings = cbigan.PRESETS["text"] | {"alpha": 1e-4}                    # alpha 0 is EGBAD
-    nets = cbigan.build(channels=3, size=128, **cbigan.network(settings))  # nets.encoder, nets.generator, nets.critic
+    nets = cbigan.build(channels=3, size=128, **settings)                  # nets.encoder, nets.generator, nets.critic
     of_critic, of_generator = cbigan.optimizers(nets, settings)
+    x = cbigan.to_range(cbigan.sample(train, settings["batch"], 128, (-45, 45), rng), nets.output)
     z, epsilon = cbigan.draw(len(x), settings["latent"], rng)
     cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)           # eq. (6) and the gradient penalty
     cbigan.generator_step(nets, of_generator, x, z, settings)              # eq. (13)
     s = cbigan.score(nets.eval(), x, settings)                             # eq. (7), (N,), high = anomalous
 
 Images x are float in [0, 1] for output "sigmoid" and in [-1, 1] for "tanh" (`to_range`); latents z are (N, latent).
-"Text" is the paper, "notebook" the authors' program of 2020, from which its tables presumably come, "rewrite" their
+"Text" is the paper, "tables" the authors' notebook of 2020, from which its tables presumably come, "rewrite" their
 program of 2021; the three differ in almost every setting, and PRESETS holds each.
 """
 import copy
+import hashlib
+import io
 import math
+import pickle
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from adlib.images import cut_patches, join_patches
+from adlib.images import cut_patches, join_patches, random_rotated_crops, random_rotation
 
 
 SLOPE = 0.2  # of LeakyReLU; Fig. 3
@@ -29,93 +33,65 @@ CHOICES = {
     "output": ("sigmoid", "tanh"),
     "critic": ("wasserstein", "hinge"),
     "penalty": ("matched", "crossed", "squared"),
-    "elements": ("sum", "mean"),
     "over_batch": ("mean", "sum"),
     "feature": ("dense", "conv1"),
     "resample": ("antialias", "bilinear"),
     "crops": ("random", "tiles"),
 }
-NETWORK = ("width", "latent", "bias", "init", "output")  # the settings that `build` takes
 
+# The paper as printed. What it leaves open about the networks is taken from the notebook, what it leaves open about
+# WGAN-GP from the reference it gives for it (Gulrajani et al. 2017), batch size from both programs.
+_TEXT = {
+    "width": 16,                # silent: the numbers of Fig. 3 are not in its text; the notebook's
+    "latent": 64,               # section V-B
+    "bias": True,               # silent; the notebook's, in every layer
+    "init": "he_normal",        # silent; the notebook's
+    "output": "sigmoid",        # silent; the notebook's: images in [0, 1]
+    "critic": "wasserstein",    # eq. (6)
+    "penalty": "matched",       # section III-B: "the norm of the gradient of D with respect to its inputs", [32]
+    "penalty_weight": 10.0,     # silent; that of [32]
+    "critic_steps": 1,          # section IV: "once G and E, once D"
+    "alpha": 1e-4,              # section V-B: objects; textures 1e-4 to 1e-5
+    "over_batch": "mean",       # of (11) and (12), each a sum over all elements; eq. (5), (6): 1/N
+    "lr": 1e-4,                 # section V-B, Adam
+    "beta1": 0.0,               # silent; that of [32], and of both programs
+    "beta2_critic": 0.9,        # silent; that of [32]
+    "beta2_generator": 0.9,     # silent; that of [32]
+    "adam_eps": 1e-8,           # silent; PyTorch's
+    "batch": 32,                # silent; both programs'
+    "ema": 0.0,                 # silent: no average
+    "feature": "dense",         # eq. (9): "feature vector extracted from an intermediate output"; the notebook's
+    "lam": 0.1,                 # section V-B
+    "resample": "antialias",    # silent; the notebook's, by PIL
+    "crops": "random",          # section V-B: random crops, turned
+}  # fmt: skip
 PRESETS = {
-    # The paper as printed. What it leaves open about the networks is taken from the notebook, what it leaves open about
-    # WGAN-GP from the reference it gives for it (Gulrajani et al. 2017), batch size from both programs.
-    "text": {
-        "width": 16,                # silent: the numbers of Fig. 3 are not in its text; the notebook's
-        "latent": 64,               # section V-B
-        "bias": True,               # silent; the notebook's
-        "init": "he_normal",        # silent; the notebook's
-        "output": "sigmoid",        # silent; the notebook's: images in [0, 1]
-        "critic": "wasserstein",    # eq. (6)
-        "penalty": "matched",       # section III-B: "the norm of the gradient of D with respect to its inputs", [32]
-        "penalty_weight": 10.0,     # silent; that of [32]
-        "critic_steps": 1,          # section IV: "once G and E, once D"
-        "alpha": 1e-4,              # section V-B: objects; textures 1e-4 to 1e-5
-        "elements": "sum",          # eq. (8) to (12): L1 norms; "usually large values" that "depend on the dimensions"
-        "over_batch": "mean",       # eq. (5), (6): 1/N
-        "lr": 1e-4,                 # section V-B, Adam
-        "beta1": 0.0,               # silent; that of [32], and of both programs
-        "beta2_critic": 0.9,        # silent; that of [32]
-        "beta2_generator": 0.9,     # silent; that of [32]
-        "adam_eps": 1e-8,           # silent; PyTorch's
-        "batch": 32,                # silent; both programs'
-        "ema": 0.0,                 # silent: no average
-        "feature": "dense",         # eq. (9): "feature vector extracted from an intermediate output"; the notebook's
-        "lam": 0.1,                 # section V-B
-        "resample": "antialias",    # silent; the notebook's
-        "crops": "random",          # section V-B: random crops, turned
-    },
-    # The notebook that presumably made the tables.
-    "tables": {
-        "width": 16,
-        "latent": 64,               # one of its cells has 128: settings drifted between its runs
-        "bias": True,               # in every layer
-        "init": "he_normal",
-        "output": "sigmoid",        # images / 255
+    "text": _TEXT,
+    # The notebook that presumably made the tables, where it differs from the above.
+    "tables": _TEXT | {
         "critic": "hinge",          # not the Wasserstein critic of the text
         "penalty": "squared",       # squared norm of the gradient at G(z) alone; no norm is driven to 1
         "penalty_weight": 2.5,      # 5, halved
-        "critic_steps": 1,
-        "alpha": 1e-4,              # the text's; the notebook as stored has 1e-7, for leather
-        "elements": "sum",
-        "over_batch": "sum",        # so that alpha weighs 32 times what it does under a mean
-        "lr": 1e-4,
-        "beta1": 0.0,
+        "over_batch": "sum",        # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
         "beta2_critic": 0.909,
         "beta2_generator": 0.099,
         "adam_eps": 1e-7,           # Keras's
-        "batch": 32,                # drawn with replacement, for each step anew
-        "ema": 0.0,                 # it keeps averages, but evaluates the networks themselves
-        "feature": "dense",         # discriminator.layers[-3]
-        "lam": 0.1,
-        "resample": "antialias",    # PIL's bilinear, for objects and for textures in testing
         "crops": "tiles",           # the 64 patches that do not overlap, unturned as it is stored
     },
     # The rewrite with the defaults of its command line; they are younger than the paper.
-    "rewrite": {
+    "rewrite": _TEXT | {
         "width": 3,
-        "latent": 64,
         "bias": False,              # but in each block's 1x1 convolution and in the three last layers
         "init": "glorot_uniform",   # Keras's default
         "output": "tanh",           # images in [-1, 1]
-        "critic": "wasserstein",
         "penalty": "crossed",       # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
-        "penalty_weight": 10.0,
         "critic_steps": 5,
         "alpha": 1e-5,
-        "elements": "sum",
-        "over_batch": "mean",
-        "lr": 1e-4,
-        "beta1": 0.0,
-        "beta2_critic": 0.9,
         "beta2_generator": 0.1,
         "adam_eps": 1e-7,           # Keras's
-        "batch": 32,
         "ema": 0.9994,              # 0.999 at every tenth step of either player, of which there are six to one of G, E
         "feature": "conv1",         # discriminator.layers[-65]
-        "lam": 0.1,
         "resample": "bilinear",     # without antialiasing
-        "crops": "random",          # its angles are drawn from the whole circle, by a slip of units
     },
 }  # fmt: skip
 
@@ -215,12 +191,12 @@ class CBiGAN(nn.Module):
         self.size, self.output = size, output
 
 
-def build(channels=3, width=16, latent=64, size=128, bias=True, init="he_normal", output="sigmoid"):
+def build(channels=3, size=128, width=16, latent=64, bias=True, init="he_normal", output="sigmoid", **others):
     """The three networks, untrained, for images or patches of size x size px, as a `CBiGAN`.
 
     bias: False leaves biases only to the last layers and to one convolution of each block. init: "he_normal" (cut off
-    at two standard deviations, as Keras does) or "glorot_uniform"; biases start at 0. Raises ValueError for a size that
-    is no power of two from 32 on, and for an unknown init or output.
+    at two standard deviations, as Keras does) or "glorot_uniform"; biases start at 0. others: the settings that the
+    training takes. Raises ValueError for a size that is no power of two from 32 on, and an unknown init or output.
     """
     _check("init", init)
     _check("output", output)
@@ -238,11 +214,6 @@ def build(channels=3, width=16, latent=64, size=128, bias=True, init="he_normal"
             std = math.sqrt(2 / fan_in) / 0.87962566  # so that sqrt(2 / fan_in) is left after the cut
             nn.init.trunc_normal_(parameter, 0.0, std, -2 * std, 2 * std)
     return nets
-
-
-def network(settings):
-    """Those of the settings that `build` takes, a dict."""
-    return {name: settings[name] for name in NETWORK}
 
 
 def check(settings):
@@ -263,6 +234,19 @@ def to_range(images, output):
     return images.float() / 255 if output == "sigmoid" else images.float() / 127.5 - 1
 
 
+def sample(images, n, size, rotate, generator):
+    """What a step trains on: n inputs (n, C, size, size), float in 0..255, drawn with replacement from bytes.
+
+    images: uint8 (M, C, H, W) on the generator's device. Each input is turned by an angle of its own from U(*rotate),
+    degrees clockwise; of images larger than `size` it is a crop at a random place, without corners from beyond them.
+    """
+    index = torch.randint(len(images), (n,), generator=generator, device=images.device)
+    if max(images.shape[2:]) > size:
+        return random_rotated_crops(images, index, size, *rotate, generator)
+    x = images[index].float()
+    return random_rotation(x, *rotate, generator) if any(rotate) else x
+
+
 def draw(n, latent, generator):
     """z (n, latent) from N(0, 1) and epsilon (n,) from U(0, 1), on the generator's device."""
     device = generator.device
@@ -270,11 +254,9 @@ def draw(n, latent, generator):
     return z, torch.rand(n, generator=generator, device=device)
 
 
-def distance(a, b, elements="sum"):
-    """|a - b|_1 of each pair, (N,), in float32 at least: the sum over all elements, or their mean."""
-    _check("elements", elements)
-    difference = (_wide(a) - _wide(b)).abs().flatten(1)
-    return difference.sum(1) if elements == "sum" else difference.mean(1)
+def distance(a, b):
+    """|a - b|_1 of each pair, the sum over all its elements, (N,), in float32 at least."""
+    return (_wide(a) - _wide(b)).abs().flatten(1).sum(1)
 
 
 def slopes(critic, x, z):
@@ -295,7 +277,6 @@ def gradient_penalty(critic, real, fake, epsilon, penalty="matched"):
     "crossed" is the same between (x, z) and (G(z), E(x)). "squared" is |dD / dG(z)|^2 at the fake pair; it needs no
     epsilon (None).
     """
-    _check("penalty", penalty)
     (x, encoded), (made, z) = real, fake
     if penalty == "squared":
         return slopes(critic, made, z)[0].flatten(1).square().sum(1).mean()
@@ -313,8 +294,8 @@ def critic_terms(critic, real, fake, epsilon, settings):
     real: (x, E(x)); fake: (G(z), z). estimate is mean D(real) - mean D(fake), for a Wasserstein critic the distance as
     it sees it. Setting critic "hinge": mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake)) instead of (6).
     """
-    _check("critic", settings["critic"])
-    of_real, of_fake = _wide(critic(*real)), _wide(critic(*fake))
+    of_both = critic(*(torch.cat(pair) for pair in zip(real, fake, strict=True)))  # one pass, half the calls
+    of_real, of_fake = _wide(of_both).chunk(2)
     estimate = of_real.mean() - of_fake.mean()
     loss = -estimate if settings["critic"] == "wasserstein" else F.relu(1 - of_real).mean() + F.relu(1 + of_fake).mean()
     penalty = gradient_penalty(critic, real, fake, epsilon, settings["penalty"])
@@ -324,17 +305,15 @@ def critic_terms(critic, real, fake, epsilon, settings):
 def generator_terms(nets, x, z, settings):
     """Eq. (13), (1 - alpha) L_EG + alpha L_C: a dict of the scalars loss, game, image and latent.
 
-    game is L_EG of eq. (5), image |x - G(E(x))| of (11), latent |z - E(G(z))| of (12), both reduced as the settings
+    game is L_EG of eq. (5), image |x - G(E(x))| of (11), latent |z - E(G(z))| of (12), over the batch as the settings
     say. alpha 0 is EGBAD, alpha 1 a double autoencoder: the sentence below eq. (13) has it the other way round. With
     alpha 0 image and latent are known but not differentiated.
     """
-    _check("over_batch", settings["over_batch"])
-    alpha, elements = settings["alpha"], settings["elements"]
+    alpha = settings["alpha"]
     encoded, made = nets.encoder(x), nets.generator(z)
     game = _wide(nets.critic(x, encoded)).mean() - _wide(nets.critic(made, z)).mean()
     with torch.set_grad_enabled(alpha != 0 and torch.is_grad_enabled()):
-        image = distance(x, nets.generator(encoded), elements)
-        latent = distance(z, nets.encoder(made), elements)
+        image, latent = distance(x, nets.generator(encoded)), distance(z, nets.encoder(made))
     image, latent = ((one.mean() if settings["over_batch"] == "mean" else one.sum()) for one in (image, latent))
     loss = (1 - alpha) * game + alpha * (image + latent)
     return {"loss": loss, "game": game, "image": image, "latent": latent}
@@ -346,14 +325,13 @@ def optimizers(nets, settings):
     Raises ValueError as `check` does.
     """
     check(settings)
-    players = {"critic": [nets.critic], "generator": [nets.encoder, nets.generator]}
     found = []
-    for player, parts in players.items():
+    for player, parts in {"critic": [nets.critic], "generator": [nets.encoder, nets.generator]}.items():
         parameters = [p for part in parts for p in part.parameters()]
+        betas = settings["beta1"], settings[f"beta2_{player}"]
         # capturable keeps the count of steps on the GPU, so that a CUDA graph can hold the step
-        found.append(torch.optim.Adam(
-            parameters, settings["lr"], (settings["beta1"], settings[f"beta2_{player}"]), settings["adam_eps"],
-            fused=True, capturable=parameters[0].is_cuda))  # fmt: skip
+        found.append(torch.optim.Adam(parameters, settings["lr"], betas, settings["adam_eps"], fused=True,
+                                      capturable=parameters[0].is_cuda))  # fmt: skip
     return tuple(found)
 
 
@@ -390,38 +368,69 @@ def reconstruct(nets, x):
     return join_patches(rebuilt, *x.shape[2:])
 
 
-def terms(nets, x, feature="dense", elements="sum"):
-    """Eq. (8) and (9) for each patch of images x (N, C, H, W): {"image": (N, P), "feature": (N, P)}.
+def terms(nets, x, features=CHOICES["feature"]):
+    """What eq. (7) is made of, for images x (N, C, H, W): a dict of tensors; networks as they are.
 
-    P is 1 where the images have the networks' size (objects), else the number of patches of that size which they are
-    cut into, row by row (textures). Networks as they are.
+    "image", eq. (8), and each of `features`, eq. (9): (N, P). P is 1 where the images have the networks' size
+    (objects), else the number of patches of that size which they are cut into, row by row (textures). "map":
+    |x - G(E(x))| at each pixel, mean over channels, (N, H, W).
     """
     patches = cut_patches(x, nets.size)
     z = nets.encoder(patches)
     rebuilt = nets.generator(z)
-    of_x, of_rebuilt = (nets.critic.features(some, z, feature) for some in (patches, rebuilt))
-    found = {"image": distance(patches, rebuilt, elements), "feature": distance(of_x, of_rebuilt, elements)}
-    return {name: values.view(len(x), -1) for name, values in found.items()}
+    found = {"image": distance(patches, rebuilt)}
+    for name in features:
+        found[name] = distance(*(nets.critic.features(some, z, name) for some in (patches, rebuilt)))
+    found = {name: values.view(len(x), -1) for name, values in found.items()}
+    errors = (patches - rebuilt).abs().mean(1, keepdim=True)
+    return {**found, "map": join_patches(errors, *x.shape[2:])[:, 0]}
 
 
-def equation_7(terms, lam=0.1):
+def equation_7(terms, lam=0.1, feature="dense"):
     """Eq. (7) for each image, (N,): (1 - lambda) image + lambda feature of each patch, then the largest of them."""
-    return ((1 - lam) * terms["image"] + lam * terms["feature"]).amax(1)
+    return ((1 - lam) * terms["image"] + lam * terms[feature]).amax(1)
 
 
 def score(nets, x, settings):
     """The score (7) of images x (N, C, H, W) in the networks' range, (N,), high = anomalous; networks as they are."""
-    return equation_7(terms(nets, x, settings["feature"], settings["elements"]), settings["lam"])
+    feature = settings["feature"]
+    return equation_7(terms(nets, x, (feature,)), settings["lam"], feature)
 
 
 @torch.no_grad()
-def evaluate(nets, images, settings, batch=64):
+def evaluate(nets, images, features=CHOICES["feature"], batch=128):
     """The `terms` of uint8 images (N, C, H, W), so many patches at a time, networks in evaluation mode."""
     nets.eval()
-    patches = images[0, 0].numel() // nets.size**2
-    parts = [terms(nets, to_range(part, nets.output), settings["feature"], settings["elements"])
-             for part in images.split(max(1, batch // max(1, patches)))]  # fmt: skip
+    patches = max(1, images[0, 0].numel() // nets.size**2)
+    parts = [terms(nets, to_range(part, nets.output), features) for part in images.split(max(1, batch // patches))]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def pack(run, state):
+    """The bytes of a checkpoint: a checksum, then `run`, which tells what is being trained, and `state`, where it is.
+
+    Both may hold tensors, numbers, text, lists and dicts.
+    """
+    file = io.BytesIO()
+    torch.save({"run": run, "state": state}, file)
+    return hashlib.sha256(file.getvalue()).digest() + file.getvalue()
+
+
+def unpack(content, run, device="cpu"):
+    """The state in the bytes that `pack` gave, tensors on `device`; nothing in them is executed.
+
+    Raises ValueError where the bytes are damaged or cut off, and where they are of another run, naming what differs.
+    """
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError("it is damaged or cut off")
+    try:
+        found = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds more than numbers and text") from None
+    other = [name for name in {**run, **found["run"]} if run.get(name) != found["run"].get(name)]
+    if other:
+        raise ValueError(f"it is of another run: {', '.join(other)} differ")
+    return found["state"]
 
 
 def _check(name, value):
@@ -438,6 +447,8 @@ def _move(optimizer, found):
     """One step of the optimiser down found["loss"], through its own parameters alone; no gradient is left behind."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(found["loss"], parameters), strict=True):
+        if gradient.stride() != parameter.stride():  # fused Adam pairs the two as they lie in memory
+            gradient = torch.empty_like(parameter).copy_(gradient)
         parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad()

@@ -4,7 +4,8 @@
     report = reproduce(jobs(register, profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
 
 Each worker (`worker.py`) is an executor of its own, because one killed worker breaks every future of a pool; a job
-whose worker died is submitted again to a new one. Only the parent writes under `out`.
+whose worker died is submitted again to a new one. Only the parent writes under `out`. A notebook may leave a file
+`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again.
 """
 import hashlib
 import json
@@ -26,6 +27,7 @@ from adlib.worker import cell_seconds, cores, job_parameters, last_line, process
 
 
 ATTEMPTS = 3  # times that a job is submitted while its workers die
+CHECKPOINT = "checkpoint.pt"  # in the work folder of a job
 
 
 def notebook_path(out, job):
@@ -42,6 +44,14 @@ def notebook_path(out, job):
 def scores_path(out, job):
     """Where the per-image scores of a job stand under `out`."""
     return Path(out) / "scores" / f"{job['id']}.csv.gz"
+
+
+def checkpoint_path(out, job):
+    """Where the newest checkpoint of a job stands under `out` until its rows are in: beside its executed notebook.
+
+    The job's id is in its name, so that it serves no job with other settings.
+    """
+    return notebook_path(out, job).with_suffix(f".{job['id']}.pt")
 
 
 def rows_path(out, job):
@@ -90,7 +100,7 @@ def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None
     with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as root:
         make = new_slot or (lambda number: process_slot(max(1, cores() // n_jobs), root))
         with _Slots(n_jobs, make) as slots, _bar(len(todo)) as bar:
-            for job, outcome in slots.run(todo, options, root, lambda *state: _show(bar, *state)):
+            for job, outcome in slots.run(todo, options, root, out, lambda *state: _show(bar, *state)):
                 inside += outcome["cell_seconds"]
                 keep(out, job, outcome)
                 report["failed" if outcome["error"] else "ok"].append(job)
@@ -123,8 +133,11 @@ class _Slots:
         for slot in self.slots:
             slot.shutdown(wait=True, cancel_futures=True)
 
-    def run(self, jobs, options, root, show):
-        """Yield (job, outcome) as jobs finish, each job once; show(finished, running) about twice a second."""
+    def run(self, jobs, options, root, out, show):
+        """Yield (job, outcome) as jobs finish, each job once; show(finished, running) about twice a second.
+
+        As often, checkpoints are carried from work folders to `out`: the folders go when a worker or the parent dies.
+        """
         queue, running, finished = deque((job, 1) for job in jobs), {}, 0
         free = list(range(len(self.slots)))[::-1]
         while queue or running:
@@ -132,10 +145,14 @@ class _Slots:
                 number, (job, attempt) = free.pop(), queue.popleft()
                 # a folder for each attempt: the kernel of a killed worker may write for another second
                 work = os.path.join(root, f"{job['id']}-{attempt}")
+                _carry(checkpoint_path(out, job), os.path.join(work, CHECKPOINT))
                 future = self._submit(number, job, {**options, "work": work})
                 running[future] = (number, job, attempt, work)
             show(finished, [(job, work) for _, job, _, work in running.values()])
-            for future in wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done:
+            done = wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done
+            for _, job, _, work in running.values():
+                _carry(os.path.join(work, CHECKPOINT), checkpoint_path(out, job))
+            for future in done:
                 number, job, attempt, work = running.pop(future)
                 free.append(number)
                 error = future.exception()
@@ -176,10 +193,24 @@ def _failure(error, work):
             "cell_seconds": cell_seconds(text)}  # fmt: skip
 
 
+def _carry(source, target):
+    """Put a copy of a checkpoint, if there is one, in place of another, whole or not at all."""
+    try:
+        written = os.stat(source).st_mtime_ns
+        if os.path.exists(target) and os.stat(target).st_mtime_ns == written:
+            return
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        shutil.copy2(source, f"{target}.tmp")  # with its time, by which it is known
+        os.replace(f"{target}.tmp", target)
+    except OSError:  # none there, or no room: a job can do without
+        pass
+
+
 def keep(out, job, outcome):
     """Write what a job gave under `out`: notebook and scores first, the rows last, since they say that it is done.
 
-    A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is.
+    A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is, and its
+    checkpoint too.
     """
     path = notebook_path(out, job)
     failed = path.with_suffix(".failed.ipynb")
@@ -197,6 +228,9 @@ def keep(out, job, outcome):
         results.write_whole(scores_path(out, job), outcome["scores"])
     results.merge(rows_path(out, job), outcome["rows"])
     failed.unlink(missing_ok=True)
+    checkpoint = checkpoint_path(out, job)
+    for leftover in (checkpoint, checkpoint.with_name(f"{checkpoint.name}.tmp")):
+        leftover.unlink(missing_ok=True)
 
 
 def commit():

@@ -1,5 +1,6 @@
 """Losses, penalties and scores against cases computed by hand; who moves in which step; the networks' sizes."""
 import copy
+import json
 import math
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adlib import cbigan
+from adlib import cbigan, register, results, sweep
 from adlib.images import cut_patches
 
 
@@ -51,7 +52,7 @@ def test_the_networks_have_as_many_parameters_as_the_authors_programs_give_them(
     settings = cbigan.PRESETS[preset]
     assert settings["width"] == width
     with torch.device("meta"):
-        nets = cbigan.build(size=size, **cbigan.network(settings))
+        nets = cbigan.build(size=size, **settings)
     assert tuple(size_of(getattr(nets, part)) for part in PARTS) == expected
 
 
@@ -181,6 +182,17 @@ def test_the_penalty_of_a_linear_critic_and_its_gradient():
     assert torch.autograd.grad(penalty, critic.a)[0].tolist() == pytest.approx([4, 8])
 
 
+def test_one_pass_over_real_and_fake_pairs_is_two_passes():
+    nets = small(width=2)
+    x, z, epsilon = inputs(nets)
+    with torch.no_grad():
+        real, fake = (x, nets.encoder(x)), (nets.generator(z), z)
+    found = cbigan.critic_terms(nets.critic, real, fake, epsilon, TEXT)
+    estimate = nets.critic(*real).mean() - nets.critic(*fake).mean()
+    torch.testing.assert_close(found["estimate"], estimate)
+    torch.testing.assert_close(found["loss"], 10 * found["penalty"] - estimate)
+
+
 class Quadratic(nn.Module):
     """D(x, z) = (|x|^2 + |z|^2) / 2: its gradient at a point is the point."""
 
@@ -266,21 +278,16 @@ def test_wasserstein_and_hinge_by_hand():
 def test_distance_by_hand():
     a, b = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, -4.0]], [[1.0, 1.0]]])
     assert cbigan.distance(a, b).tolist() == [7, 0]
-    assert cbigan.distance(a, b, "mean").tolist() == [3.5, 0]
-    with pytest.raises(ValueError, match="unknown elements 'max': choose sum, mean"):
-        cbigan.distance(a, b, "max")
 
 
-@pytest.mark.parametrize("elements", ["sum", "mean"])
 @pytest.mark.parametrize("over_batch", ["mean", "sum"])
-def test_consistency_is_reduced_as_the_settings_say(elements, over_batch):
+def test_consistency_is_reduced_as_the_settings_say(over_batch):
     nets = small()
     x, z, _ = inputs(nets)
-    reduce = {"elements": elements, "over_batch": over_batch}
-    found = cbigan.generator_terms(nets, x, z, TEXT | reduce | {"alpha": 0.25})
+    found = cbigan.generator_terms(nets, x, z, TEXT | {"over_batch": over_batch, "alpha": 0.25})
     image, latent = (x - nets.generator(nets.encoder(x))).abs(), (z - nets.encoder(nets.generator(z))).abs()
     times_n = len(x) if over_batch == "sum" else 1
-    expected = [times_n * (one.mean() if elements == "mean" else one.sum() / len(x)) for one in (image, latent)]
+    expected = [times_n * one.sum() / len(x) for one in (image, latent)]
     torch.testing.assert_close(found["image"], expected[0])
     torch.testing.assert_close(found["latent"], expected[1])
     torch.testing.assert_close(found["loss"], 0.75 * found["game"] + 0.25 * (expected[0] + expected[1]))
@@ -337,6 +344,23 @@ def test_gradients_left_over_from_elsewhere_change_nothing():
         cbigan.critic_step(one, optimizers[0], x, z, epsilon, TEXT)
         cbigan.generator_step(one, optimizers[1], x, z, TEXT)
     assert all(torch.equal(p, q) for p, q in zip(nets.parameters(), clean.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("preset", cbigan.PRESETS)
+def test_steps_do_the_same_to_weights_in_channels_last(preset):
+    """Gradients come in another layout then, which fused Adam does not see."""
+    settings = cbigan.PRESETS[preset] | {"lr": 0.01}
+    plain = small(width=2, channels=3)
+    other = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    for nets in (plain, other):
+        of_critic, of_generator = cbigan.optimizers(nets, settings)
+        x, z, epsilon = inputs(nets, channels=3)
+        for _ in range(2):
+            cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)
+            cbigan.generator_step(nets, of_generator, x, z, settings)
+    for (name, p), q in zip(plain.named_parameters(), other.parameters(), strict=True):
+        # but where a gradient is of the size of rounding, of which Adam makes a whole step
+        assert ((p - q).abs() < 1e-6).double().mean() > 0.9, name
 
 
 def test_steps_return_detached_scalars():
@@ -475,6 +499,43 @@ def test_a_perfect_reconstruction_scores_zero(feature):
     assert torch.equal(cbigan.reconstruct(nets, x), x)
 
 
+def test_the_map_is_the_error_at_each_pixel_and_sums_to_the_score_of_the_image():
+    nets = small(channels=2)
+    x = rand(3, 2, 64, 32)
+    found = cbigan.terms(nets, x)
+    torch.testing.assert_close(found["map"], (x - cbigan.reconstruct(nets, x)).abs().mean(1))
+    torch.testing.assert_close(2 * found["map"].sum((1, 2)), found["image"].sum(1))
+
+
+def test_samples_are_images_turned_or_crops_of_them():
+    rng = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    images = torch.randint(256, (5, 3, 32, 32), generator=rng(), dtype=torch.uint8)
+    plain = cbigan.sample(images, 40, 32, (0, 0), rng())
+    index = torch.randint(5, (40,), generator=rng())
+    assert torch.equal(plain, images[index].float()) and index.unique().tolist() == list(range(5))
+    turned = cbigan.sample(images, 40, 32, (-45, 45), rng())
+    assert turned.shape == plain.shape and (turned != plain).any((1, 2, 3)).all()
+    crops = cbigan.sample(images[:, :, :, :24] // 2 + 100, 40, 16, (0, 20), rng())
+    assert crops.shape == (40, 3, 16, 16) and crops.min() >= 100  # nothing from beyond the images
+
+
+def test_a_checkpoint_comes_back_as_it_was():
+    nets, run = small(), {"steps": 3, "methods": {"egbad": TEXT}, "rotate": [0, 45]}
+    rng = torch.Generator().manual_seed(0)
+    state = {"nets": nets.state_dict(), "generator": rng.get_state(), "step": 7, "seconds": 0.1}
+    content = cbigan.pack(run, state)
+    again = cbigan.unpack(content, run)
+    assert (again["step"], again["seconds"]) == (7, 0.1) and torch.equal(again["generator"], rng.get_state())
+    assert all(torch.equal(value, state["nets"][name]) for name, value in again["nets"].items())
+    for damaged in (b"", content[:20], content[:-1], content + b"x", content[:500] + b"\0\0" + content[502:]):
+        with pytest.raises(ValueError, match="it is damaged or cut off"):
+            cbigan.unpack(damaged, run)
+    with pytest.raises(ValueError, match="it holds more than numbers and text"):
+        cbigan.unpack(cbigan.pack(run, {"nets": nets}), run)
+    with pytest.raises(ValueError, match="it is of another run: torch, steps, rotate differ"):
+        cbigan.unpack(content, {"methods": run["methods"], "torch": "2", "steps": 4})
+
+
 class Nothing(nn.Module):
     """A generator of black images."""
 
@@ -491,13 +552,13 @@ def test_the_score_by_hand():
         conv.bias.fill_(7)
     x = torch.zeros(2, 1, 32, 32, dtype=torch.float64)
     x[0, 0, 5, 5], x[1, 0, 3:5, 3:5] = -3, 1
-    found = cbigan.terms(nets, x, "conv1")
-    assert found["image"].tolist() == [[3], [4]] and found["feature"].tolist() == [[6], [8]]
+    found = cbigan.terms(nets, x)
+    assert found["image"].tolist() == [[3], [4]] and found["conv1"].tolist() == [[6], [8]]
+    assert torch.equal(found["map"], x.abs()[:, 0])
     assert cbigan.score(nets, x, TEXT | {"feature": "conv1"}).tolist() == pytest.approx([0.9 * 3 + 0.6, 0.9 * 4 + 0.8])
-    mean = cbigan.score(nets, x, TEXT | {"feature": "conv1", "elements": "mean"})
-    assert mean.tolist() == pytest.approx([3.3 / 1024, 4.4 / 1024])
+    assert list(cbigan.terms(nets, x, ("conv1",))) == ["image", "conv1", "map"]
     with pytest.raises(ValueError, match="unknown feature 'last': choose dense, conv1"):
-        cbigan.terms(nets, x, "last")
+        cbigan.terms(nets, x, ("last",))
 
 
 def test_the_dense_feature_is_that_before_the_critics_last_activation():
@@ -508,7 +569,7 @@ def test_the_dense_feature_is_that_before_the_critics_last_activation():
     torch.testing.assert_close(nets.critic.last(torch.where(linear < 0, 0.2 * linear, linear))[:, 0], nets.critic(x, z))
     latent = nets.encoder(x)
     differences = nets.critic.features(x, latent) - nets.critic.features(nets.generator(latent), latent)
-    torch.testing.assert_close(cbigan.terms(nets, x)["feature"][:, 0], differences.abs().sum(1))
+    torch.testing.assert_close(cbigan.terms(nets, x)["dense"][:, 0], differences.abs().sum(1))
 
 
 def test_an_image_of_many_patches_scores_as_its_worst():
@@ -517,7 +578,7 @@ def test_an_image_of_many_patches_scores_as_its_worst():
     alone = cbigan.score(nets, cut_patches(x, 32), TEXT).view(3, 6)
     torch.testing.assert_close(cbigan.score(nets, x, TEXT), alone.amax(1))
     # both terms are mixed before the largest is taken
-    mixed = cbigan.equation_7({"image": torch.tensor([[1.0, 0.0]]), "feature": torch.tensor([[0.0, 2.0]])}, 0.5)
+    mixed = cbigan.equation_7({"image": torch.tensor([[1.0, 0.0]]), "dense": torch.tensor([[0.0, 2.0]])}, 0.5)
     assert mixed.tolist() == [1.0]
     with pytest.raises(ValueError, match="images of 40 x 40 px cannot be cut into patches of 32 px"):
         cbigan.score(nets, rand(1, 1, 40, 40), TEXT)
@@ -528,13 +589,64 @@ def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_a
     nets = small(width=2).float()
     images = torch.randint(256, (7, 1, side, side), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     before = copy.deepcopy(nets.state_dict())
-    whole = cbigan.evaluate(nets, images, TEXT, batch=3)
-    assert whole["image"].shape == whole["feature"].shape == (7, (side // 32) ** 2) and not nets.training
+    whole = cbigan.evaluate(nets, images, batch=3)
+    assert whole["image"].shape == whole["dense"].shape == (7, (side // 32) ** 2) and not nets.training
+    assert whole["map"].shape == (7, side, side)
     order = torch.tensor([6, 0, 3, 3, 1])
-    part = cbigan.evaluate(nets, images[order], TEXT, batch=64)
+    part = cbigan.evaluate(nets, images[order], batch=64)
     for name, values in part.items():
         torch.testing.assert_close(values, whole[name][order])
     with torch.no_grad():
         alone = torch.cat([cbigan.score(nets, images[i : i + 1] / 255, TEXT) for i in range(7)])
     torch.testing.assert_close(alone, cbigan.equation_7(whole, 0.1))
     assert all(torch.equal(value, before[name]) for name, value in nets.state_dict().items())
+
+
+# ---- the notebook, killed in the middle ----------------------------------------------------------------------------
+
+DIE_AFTER_FIVE = """
+import os, signal, time
+whole, left = results.write_whole, []
+def write_and_die(path, content, **options):
+    whole(path, content, **options)
+    left.append(path)
+    if len(left) == 5 and not Path({mark!r}).exists():  # of three to a method: in the midst of the second
+        Path({mark!r}).touch()
+        while not any(kept.read_bytes() == content for kept in Path({out!r}).rglob("*.pt")):
+            time.sleep(0.05)
+        os.kill(os.getppid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
+results.write_whole = write_and_die
+"""
+
+
+def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_path):
+    """One run starts beside a damaged checkpoint and goes through; one is killed with its worker and goes on."""
+    source = json.loads((register.CHECKOUT / "notebooks" / "cbigan.ipynb").read_text())
+    saves = next(i for i, cell in enumerate(source["cells"]) if "results.save(" in "".join(cell["source"]))
+    del source["cells"][saves + 1 :]  # pictures and tables
+    small = {"presets": ["rewrite"], "width": 1, "batch": 2, "steps": 5, "checkpoint_steps": 2, "n_train": 8}
+    job = register.job("cbigan", "textures", "weave", "official", 0, "demo", small)
+    rows, scores, said = [], [], []
+    for run in ("through", "killed"):
+        out = tmp_path / run
+        cells = copy.deepcopy(source["cells"])
+        kept = sweep.checkpoint_path(out, job)
+        if run == "killed":
+            code = DIE_AFTER_FIVE.format(mark=str(tmp_path / "mark"), out=str(out))
+            cells.insert(5, {**cells[1], "id": "die", "source": code})
+        else:
+            results.write_whole(kept, b"what a full disk leaves")
+        (tmp_path / f"notebooks-{run}").mkdir()
+        (tmp_path / f"notebooks-{run}" / "cbigan.ipynb").write_text(json.dumps(source | {"cells": cells}))
+        assert sweep.reproduce([job], out, n_jobs=1, notebooks=tmp_path / f"notebooks-{run}")["ok"] == [job]
+        assert not list(out.rglob("*.pt*"))
+        names = (*results.KEY, *results.METRICS, "n_train", "steps", "n_parameters", "job")
+        rows.append([{name: row[name] for name in names} for row in results.read(out / "cbigan.csv")])
+        scores.append(sweep.scores_path(out, job).read_bytes())
+        said.append(sweep.notebook_path(out, job).read_text())
+    assert (tmp_path / "mark").exists()
+    assert [row["method"] for row in rows[0]] == ["cbigan_rewrite", "egbad_rewrite"]
+    assert rows[0] == rows[1] and scores[0] == scores[1]
+    assert "but it is damaged or cut off: training starts from the beginning" in said[0]
+    assert "egbad_rewrite goes on after step 5" in said[1] and "cbigan_rewrite goes on after step 4" in said[1]

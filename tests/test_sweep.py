@@ -396,6 +396,44 @@ def test_after_sigkill_of_the_parent_nothing_lives_on_and_the_next_call_goes_on(
     assert sorted((row["class"], row["method"]) for row in rows) == [(c, m) for c in "0123" for m in ("mean", "toy")]
 
 
+CHECKPOINTS = """\
+path, carried = pathlib.Path(out_dir, "checkpoint.pt"), pathlib.Path(log + ".out", "notebooks", "toy")
+found = path.read_text() if path.exists() else "nothing"
+with open(log + ".found", "a") as file:
+    file.write(found + "\\n")
+results.write_whole(path, f"number {count}".encode())
+while not any(other.read_text() == path.read_text() for other in carried.glob("*.pt")):
+    time.sleep(0.05)
+if count == 1:
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(60)
+if count == 2:
+    raise RuntimeError("this cell fails")
+"""
+
+
+def test_a_job_finds_the_checkpoint_that_it_left_before_its_worker_died_or_it_failed(tmp_path):
+    (tmp_path / "notebooks").mkdir()
+    text = toy.notebook(toy.PARAMETERS, toy.BODY, CHECKPOINTS, toy.SAVE)
+    (tmp_path / "notebooks" / "toy.ipynb").write_text(text)
+    job, out = toy.toy_job(log=str(tmp_path / "log")), tmp_path / "log.out"
+    other = sweep.checkpoint_path(out, toy.toy_job(log=str(tmp_path / "log"), steps=4))
+    results.write_whole(other, b"of other settings")
+    how = {"n_jobs": 1, "notebooks": tmp_path / "notebooks", "new_slot": forked_slot}
+    assert sweep.reproduce([job], out, **how)["failed"] == [job]
+    assert sweep.checkpoint_path(out, job).read_text() == "number 2"
+    assert sweep.reproduce([job], out, **how)["ok"] == [job]
+    assert (tmp_path / "log.found").read_text().split("\n") == ["nothing", "number 1", "number 2", ""]
+    assert [path for path in out.rglob("*") if ".pt" in path.name] == [other]  # its own is gone with the last run
+
+
+def test_where_no_checkpoint_can_be_carried_the_job_runs_all_the_same(tmp_path):
+    (tmp_path / "file").touch()
+    sweep._carry(tmp_path / "none", tmp_path / "x")
+    sweep._carry(tmp_path / "file", tmp_path / "file" / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 def test_eight_kernels_starting_at_once_lose_no_job(tmp_path):
     notebooks = toy.write_notebook(tmp_path / "notebooks")
     jobs = [toy.toy_job(str(number)) for number in range(8)]

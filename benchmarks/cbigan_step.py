@@ -1,0 +1,163 @@
+"""One round of CBiGAN, a critic's step and a generator's: what do data handling and the plain loop cost?
+
+    python benchmarks/cbigan_step.py [--size 64] [--width 8] [--batch 16] [--steps 10] [--device auto]
+                                     [--compile] [--capture]
+
+The same round of preset "text", images turned by up to 45 degrees, in turn, in one run, medians over the steps:
+DataLoader  PIL images, torchvision's transforms, one worker process, and the plain loop: a pass of the critic for the
+            real pairs and one for the fake, loss.backward() into all networks, weights as they are
+plain       the plain loop, fed from bytes on the device
+adlib       bytes on the device, one pass of the critic for both, gradients for the player alone, channels_last weights
+            (the notebook's round; it does the same to the weights as the plain loop)
+compiled    adlib's, encoder and generator through torch.compile (only with --compile: it takes a minute to start); the
+            critic is not, for its penalty is differentiated twice, which compiled code does not allow
+captured    adlib's, each player's step as one CUDA graph (only with --capture, on CUDA; written without a GPU at hand
+            and NOT TRIED)
+"""
+import argparse
+import statistics
+import time
+
+import torch
+
+from adlib import cbigan
+from adlib import device as machine
+from adlib._torchvision import import_torchvision
+
+
+ANGLES = (-45, 45)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Item i: image i, turned, as a float tensor (3, H, W) in [0, 1], made by PIL and torchvision."""
+
+    def __init__(self, pictures, transforms):
+        self.pictures = [transforms.ToPILImage()(picture) for picture in pictures]
+        bilinear = transforms.InterpolationMode.BILINEAR
+        self.transform = transforms.Compose([transforms.RandomRotation(ANGLES, bilinear), transforms.ToTensor()])
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def __getitem__(self, index):
+        return self.transform(self.pictures[index])
+
+
+def forever(loader):
+    while True:
+        yield from loader
+
+
+def plain_critic_step(nets, optimizer, x, z, epsilon, settings):
+    nets.zero_grad()
+    real, fake = (x, nets.encoder(x).detach()), (nets.generator(z).detach(), z)
+    estimate = nets.critic(*real).mean() - nets.critic(*fake).mean()
+    penalty = cbigan.gradient_penalty(nets.critic, real, fake, epsilon)
+    (settings["penalty_weight"] * penalty - estimate).backward()
+    optimizer.step()
+
+
+def plain_generator_step(nets, optimizer, x, z, settings):
+    nets.zero_grad()
+    cbigan.generator_terms(nets, x, z, settings)["loss"].backward()
+    optimizer.step()
+
+
+def captured(step, *given):
+    """step(*given) as a CUDA graph: a function that copies its tensors in and replays it."""
+    held = [one.clone() for one in given]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            step(*held)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step(*held)
+
+    def replay(*given):
+        for old, new in zip(held, given, strict=True):
+            old.copy_(new)
+        graph.replay()
+
+    return replay
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--width", type=int, default=8)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--capture", action="store_true")
+    options = parser.parse_args()
+    device = machine.pick(options.device)
+    if options.capture and device.type != "cuda":
+        parser.error("--capture needs a CUDA device")
+    generator = machine.seed_everything(0, device)
+    shape = (200, 3, options.size, options.size)
+    train = torch.randint(256, shape, dtype=torch.uint8, generator=generator, device=device)
+    settings = cbigan.PRESETS["text"] | {"width": options.width, "batch": options.batch}
+    transforms = import_torchvision().transforms
+    batches = forever(torch.utils.data.DataLoader(
+        Pictures(train.cpu(), transforms), options.batch, shuffle=True, num_workers=1, drop_last=True,
+        persistent_workers=True, pin_memory=device.type == "cuda",
+    ))  # fmt: skip
+
+    names = ["DataLoader", "plain", "adlib"] + ["compiled"] * options.compile + ["captured"] * options.capture
+    players = {}
+    for name in names:
+        machine.seed_everything(0, device)
+        nets = cbigan.build(3, **{**settings, "size": options.size}).to(device)
+        if name not in ("DataLoader", "plain"):
+            nets = nets.to(memory_format=torch.channels_last)
+        of_critic, of_generator = cbigan.optimizers(nets, settings)
+        if name == "compiled":
+            nets.encoder.compile()
+            nets.generator.compile()
+        is_plain = name in ("DataLoader", "plain")
+        critic = plain_critic_step if is_plain else cbigan.critic_step
+        other = plain_generator_step if is_plain else cbigan.generator_step
+        steps = (lambda *given, step=critic, nets=nets, of=of_critic: step(nets, of, *given, settings),
+                 lambda *given, step=other, nets=nets, of=of_generator: step(nets, of, *given, settings))  # fmt: skip
+        if name == "captured":
+            x = torch.rand(options.batch, *shape[1:], device=device)
+            z, epsilon = cbigan.draw(options.batch, settings["latent"], generator)
+            steps = captured(steps[0], x, z, epsilon), captured(steps[1], x, z)
+        players[name] = (nets, steps)
+
+    def draw(name, rng):
+        if name == "DataLoader":
+            return next(batches).to(device, non_blocking=True)
+        return cbigan.to_range(cbigan.sample(train, options.batch, options.size, ANGLES, rng), "sigmoid")
+
+    seconds = {name: [] for name in names}
+    for count in range(options.steps + 2):  # the first two warm up
+        for name, (_, (critic_step, generator_step)) in players.items():
+            rng = torch.Generator(device).manual_seed(count)
+            with machine.Stopwatch(device) as watch:
+                x = draw(name, rng)
+                z, epsilon = cbigan.draw(len(x), settings["latent"], rng)
+                critic_step(x, z, epsilon)
+                x = draw(name, rng)
+                z, _ = cbigan.draw(len(x), settings["latent"], rng)
+                generator_step(x, z)
+            if count >= 2:
+                seconds[name].append(watch.seconds)
+
+    print(f"{machine.name(device)}, torch {torch.__version__}, {options.size} px, width {options.width}, batch "
+          f"{options.batch}, {options.steps} steps, {time.strftime('%Y-%m-%d')}")  # fmt: skip
+    weights = {name: torch.cat([p.detach().flatten() for p in of[0].parameters()]) for name, of in players.items()}
+    for name, some in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds["DataLoader"], some, strict=True))
+        text = f"{name:12} {1000 * statistics.median(some):8.1f} ms a round, {ratio:5.2f} x as fast as DataLoader"
+        if name in ("adlib", "compiled"):
+            text += f", weights differ from plain's by {(weights[name] - weights['plain']).abs().mean():.1e} on average"
+        print(text)
+
+
+if __name__ == "__main__":
+    main()
