@@ -30,6 +30,14 @@ def test_sources_are_stored_without_output_and_no_cell_is_longer_than_a_screen(p
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_display_has_two_numbers(path):
+    """MathJax refuses a second \\tag in one display, and shows an error in place of both equations."""
+    for cell in cells(path, "markdown"):
+        for display in source(cell).split("$$")[1::2]:
+            assert display.count("\\tag") <= 1, display
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_parameters_cell_holds_literals_alone(path):
     """Papermill injects values after this cell: anything derived here would keep the default's value."""
     tagged = [cell for cell in cells(path) if "parameters" in cell["metadata"].get("tags", [])]
