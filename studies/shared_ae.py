@@ -10,7 +10,6 @@ AUROC can be taken. One row per run and epoch goes to results/studies/shared_ae.
 which the register's values follow from it, for networks of the width that they had here.
 """
 import argparse
-import csv
 import itertools
 import multiprocessing
 import sys
@@ -26,7 +25,7 @@ import torch  # noqa: E402
 
 from adlib import data, images, metrics, shared_ae  # noqa: E402
 from adlib import device as machine  # noqa: E402
-from adlib.files import write_whole  # noqa: E402
+from adlib.files import read_table, write_whole  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "shared_ae.csv"
@@ -77,11 +76,8 @@ def run(dataset, normal, setting):
 
 
 def read():
-    """The rows there are, dicts of text."""
-    if not RESULTS.is_file():
-        return []
-    with RESULTS.open(newline="") as file:
-        return list(csv.DictReader(file))
+    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    return [cells for _, cells in read_table(RESULTS, COLUMNS)] if RESULTS.is_file() else []
 
 
 def curves(rows):
