@@ -96,13 +96,14 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
     Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
     classes), published_classes ({class: value} where the paper prints classes), unit, note, ours_mean, ours_std (over
     seeds; None for one), classes {class: mean over seeds}, n_classes, n_expected, n_others (classes that ran and are
-    not among those expected, so not in n_classes either), n_seeds, n_stale, profile, data, image_size, row_paper,
-    verdict; the middle ones None where not run.
+    not among those expected, so not in n_classes either), n_seeds, n_stale, profile, data, image_sizes ({class: size}),
+    image_size (all of them: "128 and 512"), row_paper, verdict; the middle ones None where not run.
 
     Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
-    the printed backbone, with trained weights, never random ones; of several image sizes or sources of weights the one
-    with most rows. Of seeds with different classes, those with the largest set of classes. Classes that the printed
-    mean is not over (see `class_names`) count only where not all of its own ran.
+    the printed backbone, with trained weights, never random ones; of several sources of weights the one with most
+    rows, of several image sizes too, but for classes that have no row of that size. Of seeds with different classes,
+    those with the largest set of classes. Classes that the printed mean is not over (see `class_names`) count only
+    where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
@@ -150,11 +151,26 @@ def _compare_group(cells, rows, register):
 
 
 def _largest_variant(rows):
-    """Of rows that differ in weights or image size: those of the variant with the most rows, then the newest."""
-    variants = {}
+    """Of rows that differ in weights or image size: one backbone's, and of each class those of one size.
+
+    The weights with the most rows, then the newest, and so with the size; a class that lacks the size which most rows
+    have counts with its own, for a paper may see objects at one size and textures at another.
+    """
+    def largest(rows, column):
+        variants = {}
+        for line in rows:
+            variants.setdefault(line[column], []).append(line)
+        return max(variants.values(), key=lambda some: (len(some), max(line["finished"] for line in some)))
+
+    rows = largest(rows, "weights")
+    usual = {line["image_size"] for line in largest(rows, "image_size")}
+    by_class = {}
     for line in rows:
-        variants.setdefault((line["weights"], line["image_size"]), []).append(line)
-    return max(variants.values(), key=lambda some: (len(some), max(line["finished"] for line in some)))
+        by_class.setdefault(line["class"], []).append(line)
+    chosen = []
+    for some in by_class.values():
+        chosen += [line for line in some if line["image_size"] in usual] or largest(some, "image_size")
+    return chosen
 
 
 def _with_ours(record, rows, expected, register):
@@ -176,7 +192,11 @@ def _with_ours(record, rows, expected, register):
     classes = {line["class"]: np.mean([values[line["class"]] for values in seeds.values()]) for line in rows}
     ours = [list(values.values()) for values in seeds.values()]
     means = [np.mean(values) for values in ours]
-    one = {name: rows[0][name] if rows else None for name in ("profile", "image_size")}
+    sizes = {line["class"]: line["image_size"] for line in rows}
+    one = {
+        "profile": rows[0]["profile"] if rows else None, "image_sizes": sizes,
+        "image_size": " and ".join(sorted({*sizes.values()}, key=lambda size: (len(size), size))) if rows else None,
+    }  # fmt: skip
     n_others = len(classes.keys() - expected) if expected else 0
     copies = {found[1] for line in rows if (found := _COPY_IN_PART.search(line["data"]))}
     return record | one | {
@@ -212,13 +232,15 @@ def ours_alone(records, results_dir=None, register=None):
     records: those of `compare`. One record per paper, method, weights, dataset, protocol, image size, profile and
     metric (AUROC, and the pixel metrics where there are any); `published` is None and the verdict "not printed".
     """
-    shown = {(r["metric"], r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], r["image_size"],
-              r["profile"]) for r in records}  # fmt: skip
+    shown = {
+        (r["metric"], r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], size, r["profile"],
+         name) for r in records for name, size in r["image_sizes"].items()
+    }  # fmt: skip
     groups = {}
     for line in read_all(results_dir):
         key = tuple(line[c] for c in ("paper", "method", "weights", "dataset", "protocol", "image_size", "profile"))
         for metric in ("auroc", "pixel_auroc", "aupro"):
-            if line["status"] == "ok" and line[metric] != "" and (metric, *key) not in shown:
+            if line["status"] == "ok" and line[metric] != "" and (metric, *key, line["class"]) not in shown:
                 groups.setdefault((metric, *key), []).append(line)
     records = [
         _with_ours(

@@ -537,6 +537,18 @@ def test_of_two_image_sizes_the_one_with_most_rows_counts(tmp_path):
     assert (record["image_size"], record["n_classes"]) == ("32", 10)
 
 
+def test_a_class_without_the_usual_image_size_counts_with_its_own(tmp_path):
+    rows = [made(**{"class": name}, image_size=128) for name in "012345"]
+    rows += [made(**{"class": name}, image_size=512, auroc=0.8) for name in "67"]
+    rows += [made(**{"class": "5"}, image_size=512, auroc=0.3)]
+    record = compared(tmp_path, *rows)["two_stage", "mnist"]
+    assert record["image_sizes"] == dict.fromkeys("012345", "128") | {"6": "512", "7": "512"}
+    assert (record["image_size"], record["n_classes"]) == ("128 and 512", 8)
+    assert record["ours_mean"] == pytest.approx((6 * 0.9 + 2 * 0.8) / 8)
+    (alone,) = results.ours_alone([record], tmp_path)  # what is in no other table
+    assert (alone["image_size"], alone["classes"]) == ("512", {"5": 0.3})
+
+
 def test_rows_beside_no_printed_number_have_records_of_their_own(tmp_path):
     rows_ = [made(), made(method="two_stage_mse"), made(profile="quick"), made(dataset="digits", profile="demo")]
     records = list(compared(tmp_path, *rows_).values())
