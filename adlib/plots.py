@@ -75,8 +75,10 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
             beside = line[-1].inset_axes([1.1, 0.05, 0.12, 0.9])  # takes no room from the columns
             figure.colorbar(drawn, cax=beside).ax.tick_params(labelsize=7)
     for index, title in enumerate(titles or []):
-        title = textwrap.fill(title, max(6, int(14 * inches)), break_long_words=False)  # as wide as its picture
-        axes[0, index].set_title(title, fontsize=8, **({"color": colors[index]} if colors else {}))
+        room = max(6, int(14 * inches))  # characters in the width of a picture; a longer word is written smaller
+        title = textwrap.fill(title, room, break_long_words=False)
+        size = 8 * min(1, room / max(map(len, title.split()), default=1))
+        axes[0, index].set_title(title, fontsize=size, **({"color": colors[index]} if colors else {}))
     return figure
 
 

@@ -1,0 +1,275 @@
+"""PatchCore's memory bank, one category: what do the coreset and the search in it cost here and elsewhere?
+
+    python benchmarks/coreset.py [--images 209] [--share 0.01] [--theirs 200] [--rounds 1] [--random]
+                                 [--only WAY ...] [--folder PATH] [--device auto]
+
+The vectors are those of MVTec AD's bottle at 256 px: ResNet18's layer2 and layer3, each averaged over 3 x 3 positions,
+the latter brought to the former's 32 x 32 positions, 384 numbers for each; coreset of the training images, search with
+those of the test images in the coreset that adlib finds. With --random they are drawn instead: a pattern that all
+images share and noise of 32 dimensions, through random weights and a ReLU. No data or weights are needed then; times
+hardly differ where every vector is compared with every pick, adlib's depend on how the vectors lie. --folder keeps the
+vectors (half a gigabyte), for the next run with the same settings.
+
+In each round every way runs once in a process of its own, in turn; medians over the rounds; "x adlib" is the time as a
+multiple of that in the first line of the table; memory is the process's peak during the call above what it held before,
+with libraries and vectors loaded (the device's peak on a GPU, which was NOT TRIED).
+
+adlib            `neighbours.coreset` with 128 dimensions, its default
+adlib-same       the same with as many dimensions as anomalib projects to
+plain            the simple loop in 128 dimensions and float32: one product with all vectors for each pick, in place
+anomalib         `KCenterGreedy.sample_coreset`, as its PatchCore calls it. Each of its picks costs the same: it makes
+                 only --theirs (0: all), and its time for all is computed from those, marked ~
+search           `neighbours.nearest`
+search-sklearn   `NearestNeighbors`, brute force, which "auto" chooses here too
+search-anomalib  the search of its PatchCore model, 32 images at a time, its default batch
+"""
+import argparse
+import importlib.util
+import os
+import statistics
+import sys
+import tempfile
+import time
+import warnings
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.random_projection import johnson_lindenstrauss_min_dim
+
+from adlib import device as machine
+from adlib import neighbours
+
+
+CORESET = ["adlib", "adlib-same", "plain", "anomalib"]
+SEARCH = ["search", "search-sklearn", "search-anomalib"]
+POSITIONS, WIDTH, N_TEST = 32 * 32, 384, 83
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+@torch.no_grad()
+def features(images, encoder):
+    """uint8 (N, 3, 256, 256) -> (N * 1024, 384)."""
+    found = []
+    for part in images.split(16):
+        low, high = [F.avg_pool2d(one, 3, 1, 1) for one in encoder(part.float() / 127.5 - 1)[1:]]
+        high = F.interpolate(high, size=low.shape[-2:], mode="bilinear")
+        found.append(torch.cat([low, high], 1).permute(0, 2, 3, 1).flatten(0, 2))
+    return torch.cat(found)
+
+
+def drawn(count):
+    """The vectors of `count` images for --random, those of training and test images at once."""
+    generator = seeded()
+    pattern = F.interpolate(torch.randn(1, 32, 8, 8, generator=generator), size=(32, 32), mode="bicubic")
+    weights = torch.randn(32, WIDTH, generator=generator) / 32
+    noise = torch.randn(count, POSITIONS, 32, generator=generator)
+    return torch.cat([(pattern[0].flatten(1).T + 0.5 * one).mm(weights).relu() for one in noise])
+
+
+def prepare(folder, options):
+    """Writes train.npy and test.npy, float32 (N, 384), and bank.npy, the coreset of the former to search in."""
+    if (folder / "bank.npy").is_file():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    if options.random:
+        train, test = drawn(options.images + N_TEST).split([options.images * POSITIONS, N_TEST * POSITIONS])
+    else:
+        from adlib import backbones, data
+
+        bottle = data.one_class("mvtec", "bottle", size=256)
+        encoder, _ = backbones.load("resnet18", "imagenet")
+        train, test = features(bottle.train[: options.images], encoder), features(bottle.test, encoder)
+    bank = train[neighbours.coreset(train, round(options.share * len(train)), seeded(), start=0)]
+    for name, vectors in (("train", train), ("test", test), ("bank", bank)):
+        np.save(folder / f"{name}.npy", vectors.numpy())
+
+
+def plain(vectors, n):
+    """Greedy picks after the first vector, and nothing clever."""
+    points = neighbours.project(vectors, 128, seeded())
+    norms = points.square().sum(1)
+    points = points.T.contiguous().T  # columns together: the faster product of a matrix and a vector
+    nearest, new = torch.full_like(norms, torch.inf), torch.empty_like(norms)
+    picks = torch.zeros(n, dtype=torch.int64, device=points.device)
+    for i in range(n - 1):
+        pick = picks[i : i + 1]
+        torch.addmv(norms, points, points.index_select(0, pick)[0], alpha=-2, out=new)
+        new.add_(norms.index_select(0, pick))
+        torch.minimum(nearest, new, out=nearest).index_fill_(0, pick, -1)
+        torch.argmax(nearest, 0, keepdim=True, out=picks[i + 1 : i + 2])
+    return picks
+
+
+def import_anomalib():
+    from adlib._torchvision import import_torchvision
+
+    warnings.filterwarnings("ignore")
+    import_torchvision()  # what anomalib builds on imports it
+    from anomalib.models.components.sampling import KCenterGreedy
+    from anomalib.models.image.patchcore.torch_model import PatchcoreModel
+
+    return KCenterGreedy, PatchcoreModel
+
+
+def run_coreset(way, folder, n, theirs, device):
+    """Seconds for all n picks, the picks that were made, and MB above what was held before."""
+    device = machine.pick(device)
+    vectors = torch.from_numpy(np.load(folder / "train.npy")).to(device)
+    if way == "anomalib":
+        greedy, _ = import_anomalib()
+
+        def select(some, n):
+            sampler = greedy(embedding=some, sampling_ratio=(n + 0.5) / len(some))
+            return sampler.embedding[sampler.select_coreset_idxs()]  # sample_coreset()
+
+    elif way == "plain":
+        select = plain
+    else:
+        dims = johnson_lindenstrauss_min_dim(len(vectors), eps=0.9) if way == "adlib-same" else 128
+
+        def select(some, n):
+            return neighbours.coreset(some, n, seeded(), dims=int(dims), start=0)
+
+    select(vectors[:1000], 20)  # imports what is imported late
+    before = machine.peak_memory_mb(device)
+    made = min(theirs or n, n) if way == "anomalib" else n
+    once = machine.Stopwatch(device)
+    if made < n:
+        with once:
+            select(vectors, 1)  # what is done once: the projection
+    with machine.Stopwatch(device) as watch:
+        picks = select(vectors, made)
+    seconds = watch.seconds
+    if made < n:
+        seconds = once.seconds + (watch.seconds - once.seconds) * (n - 1) / (made - 1)
+    return {
+        "seconds": seconds,
+        "picks": None if way == "anomalib" else picks.tolist(),
+        "made": made,
+        "MB": machine.peak_memory_mb(device) - before,
+    }
+
+
+def run_search(way, folder, device):
+    device = machine.pick("cpu" if way == "search-sklearn" else device)
+    bank, queries = (torch.from_numpy(np.load(folder / f"{name}.npy")).to(device) for name in ("bank", "test"))
+    if way == "search-sklearn":
+        from sklearn.neighbors import NearestNeighbors
+
+        fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(bank.numpy())
+
+        def search(some):
+            return torch.from_numpy(fitted.kneighbors(some.numpy())[1])
+
+    elif way == "search-anomalib":
+        _, model = import_anomalib()
+        model = model(layers=["layer2", "layer3"], backbone="resnet18", pre_trained=False).to(device)
+        model.memory_bank = bank
+
+        def search(some):
+            parts = some.split(32 * POSITIONS)
+            return torch.cat([model.nearest_neighbors(part, n_neighbors=1)[1] for part in parts])
+
+    else:
+
+        def search(some):
+            return neighbours.nearest(some, bank)[1]
+
+    search(queries[:100])
+    before = machine.peak_memory_mb(device)
+    with machine.Stopwatch(device) as watch:
+        found = search(queries)
+    return {
+        "seconds": watch.seconds,
+        "found": found.flatten().cpu().numpy(),
+        "MB": machine.peak_memory_mb(device) - before,
+    }
+
+
+def same_as_anomalib(folder):
+    """How many of 100 picks among 4000 vectors, not projected, are anomalib's, from its random start."""
+    greedy, _ = import_anomalib()
+    vectors = torch.from_numpy(np.load(folder / "train.npy"))
+    vectors = vectors[:: max(1, len(vectors) // 4000)][:4000].clone()
+    theirs = greedy(vectors[:, :, None], (100 + 0.5) / len(vectors)).select_coreset_idxs()  # three axes: as they are
+    ours = neighbours.coreset(vectors, len(theirs), seeded(), dims=None, start=theirs[0]).tolist()
+    return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(theirs)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, default=209)
+    parser.add_argument("--share", type=float, default=0.01)
+    parser.add_argument("--theirs", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--random", action="store_true")
+    parser.add_argument("--only", nargs="+", choices=CORESET + SEARCH, default=CORESET + SEARCH)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--device", default="auto")
+    options = parser.parse_args()
+    device = machine.pick(options.device)
+    os.environ["TQDM_DISABLE"] = "1"  # for anomalib, in the processes started below
+    has_anomalib = importlib.util.find_spec("anomalib") is not None
+    ways = [way for way in options.only if has_anomalib or not way.endswith("anomalib")]
+    found = {way: [] for way in ways}
+    # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
+    with (tempfile.TemporaryDirectory() as temporary,
+          ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process):
+        kind = "random" if options.random else "bottle"
+        folder = (options.folder or Path(temporary)) / f"{kind}-{options.images}-{options.share}"
+        try:
+            process.submit(prepare, folder, options).result()
+        except FileNotFoundError as error:
+            sys.exit(f"{error}\nWith --random no data are needed.")
+        n, count, n_queries = (len(np.load(folder / f"{one}.npy", mmap_mode="r")) for one in ("bank", "train", "test"))
+        for _ in range(options.rounds):
+            for way in ways:
+                given = (run_search, way, folder) if way in SEARCH else (run_coreset, way, folder, n, options.theirs)
+                found[way].append(process.submit(*given, options.device).result())
+        same = process.submit(same_as_anomalib, folder).result() if "anomalib" in ways else None
+
+    vectors = "drawn vectors" if options.random else "bottle, 256 px"
+    print(f"{machine.name(device)}, torch {torch.__version__}, {vectors}, medians of {options.rounds}, "
+          f"{time.strftime('%Y-%m-%d')}")  # fmt: skip
+    for title, group in ((f"coreset: {n} of {count} vectors of {WIDTH}", CORESET),
+                         (f"search: {n_queries} queries in {n} vectors of {WIDTH}", SEARCH)):  # fmt: skip
+        if not any(way in options.only for way in group):
+            continue
+        print(f"\n{title}\n{'':16}{'seconds':>10}{'per second':>12}{'x adlib':>9}{'MB':>7}")
+        for way in (way for way in group if way in options.only):
+            if way not in ways:
+                print(f"{way:16}  not installed: pip install anomalib, best where adlib's own environment is not")
+                continue
+            runs = found[way]
+            seconds, megabytes = (statistics.median(one[key] for one in runs) for key in ("seconds", "MB"))
+            mark = "~" if runs[0].get("made", n) < n else ""
+            ratio = ""
+            if group[0] in ways:
+                ratio = statistics.median(
+                    one["seconds"] / ours["seconds"] for one, ours in zip(runs, found[group[0]], strict=True)
+                )
+                ratio = f"{ratio:.2f}"
+            each = (n_queries if way in SEARCH else n) / seconds
+            print(f"{way:16}{mark + format(seconds, '.2f'):>10}{each:12.0f}{ratio:>9}{megabytes:7.0f}")
+    print()
+    if "adlib" in ways and "plain" in ways:
+        ours, theirs = (found[way][0]["picks"] for way in ("adlib", "plain"))
+        prefix = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), n)
+        print(f"the first {prefix} of {n} picks are the plain loop's, which rounds to float32")
+    if same is not None:
+        print(f"{same[0]} of {same[1]} picks among 4000 vectors are anomalib's, given its start and no projection")
+    for way in ("search-sklearn", "search-anomalib"):
+        if way in ways and "search" in ways:
+            agree = (found["search"][0]["found"] == found[way][0]["found"]).mean()
+            print(f"{100 * agree:.3f} % of the nearest vectors are those of {way}")
+
+
+if __name__ == "__main__":
+    main()
