@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from adlib._torchvision import import_torchvision
+from adlib.readers import is_stand_in
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
@@ -70,8 +71,10 @@ def load(backbone="resnet18", weights="imagenet", seed=0):
     weights: "imagenet" looks for $ADLIB_DATA/weights/<backbone>*.pth with a known checksum, then lets torchvision
     download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names, of which layer4
     and fc may be missing; it is labelled "<backbone>/local:<first 8 digits of its sha256>", or "imagenet" where that
-    is known. "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a
-    file that does not fit it (naming the tensor), FileNotFoundError where there are no weights.
+    is known. Where weights/ is marked as a stand-in, a file of it does for "imagenet" if there is no known one, and is
+    labelled "<backbone>/stand-in:<first 8 digits>": it says as little as random weights. "random" draws torchvision's
+    initial weights by `seed`. Raises ValueError for an unknown backbone and a file that does not fit it (naming the
+    tensor), FileNotFoundError where there are no weights.
     """
     if backbone not in CHANNELS:
         raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
@@ -87,7 +90,8 @@ def load(backbone="resnet18", weights="imagenet", seed=0):
         resnet = _resnet(backbone)
     _fill(resnet, _tensors(path), path, backbone)
     known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
-    return Backbone(resnet), f"{backbone}/imagenet" if known else f"{backbone}/local:{sha256[:8]}"
+    kind = "stand-in" if is_stand_in(path.parent) else "local"
+    return Backbone(resnet), f"{backbone}/imagenet" if known else f"{backbone}/{kind}:{sha256[:8]}"
 
 
 def _resnet(backbone):
@@ -109,6 +113,9 @@ def _imagenet(backbone):
         if any(_sha256(path).startswith(digits) for digits in IMAGENET_SHA256[backbone]):
             return path.resolve()
         unknown.append(str(path))
+    stand_ins = [path for path in map(Path, unknown) if is_stand_in(path.parent)]
+    if stand_ins:   # only where no file with a known checksum lies beside it
+        return stand_ins[0].resolve()
     advice = "put it into weights/ of the folder that ADLIB_DATA names, or give weights='random' to try things out"
     if unknown:
         advice += f" ({', '.join(unknown)} has another checksum: give its path as weights to use it)"

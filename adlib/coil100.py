@@ -31,15 +31,23 @@ def read(root, size, resample):
     """Train and test `Images`, test without any, or None where there are no views; resized if `size` is not None.
 
     Objects in the order of NAMES, their views by angle; files are "obj1__0.png"; source is "folder:<sha8>" of names and
-    contents, or "zip:<sha8>" of the archive. Whole objects may be absent. Raises ValueError for an object of which only
-    some views are there, for a damaged archive, and for unreadable images or images of several sizes.
+    contents ("stand-in:<sha8>" where the folder is marked as one), or "zip:<sha8>" of the archive. Whole objects may be
+    absent. Raises ValueError for an object of which only some views are there, for a damaged archive, and for
+    unreadable images or images of several sizes.
     """
     known = {view for name in NAMES for view in _views(name)}
-    for folder in (root / "coil-100", root / "coil100"):
-        there = {path.name: path for path in folder.iterdir() if path.name in known} if folder.is_dir() else {}
-        if there:
-            return _read_folder(folder, there, size, resample)
+    folder = folder_of(root)
+    if folder:
+        there = {path.name: path for path in folder.iterdir() if path.name in known}
+        return _read_folder(folder, there, size, resample)
     return _read_archive(root / ARCHIVE, known, size, resample) if (root / ARCHIVE).is_file() else None
+
+
+def folder_of(root):
+    """The folder that the views are read from, the first of two that holds any; None where neither does."""
+    known = {view for name in NAMES for view in _views(name)}
+    folders = [folder for folder in (root / "coil-100", root / "coil100") if folder.is_dir()]
+    return next((folder for folder in folders if any(path.name in known for path in folder.iterdir())), None)
 
 
 def check_views(splits, where):
@@ -66,7 +74,8 @@ def _read_folder(folder, there, size, resample):
         return content
 
     train, test = _read(folder, there, content_of, size, resample)
-    train.source = test.source = "folder:" + digest.hexdigest()[:8]
+    kind = "stand-in" if readers.is_stand_in(folder) else "folder"
+    train.source = test.source = f"{kind}:{digest.hexdigest()[:8]}"
     return train, test
 
 

@@ -10,7 +10,8 @@ archive or as coil100.npz, never downloaded; see `coil100.py`), mvtec (found as 
 downloaded; see `mvtec.py`), and one's own as folder:PATH and npz:PATH (`readers.py` says which layouts).
 Prepared images are cached under $ADLIB_CACHE (default ~/.cache/adlib), one file per dataset, size and resampling, of
 mvtec one per category, and a job that finds them there reads nothing else; so after other data of the same name are put
-under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads.
+under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads. Where a dataset's folder under
+$ADLIB_DATA is marked as a stand-in (`standins.py`), that is what is read, whatever the cache holds; it is cached apart.
 """
 import hashlib
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import cache, coil100, mvtec, readers, textures
+from adlib import cache, cifar, coil100, mvtec, readers, textures
 from adlib._torchvision import import_torchvision
 from adlib.readers import Images
 
@@ -78,6 +79,10 @@ PROTOCOLS = ("official", "80-20")   # of every dataset without categories; cifar
 RESAMPLES = ("antialias", "bilinear")
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+FOLDERS = {   # where torchvision puts their files
+    "mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py",
+    "cifar100": "cifar-100-python",
+}
 
 
 @dataclass
@@ -119,6 +124,22 @@ def check_protocol(name, protocol):
         *others, last = choices
         listed = f"{', '.join(others)} or {last}" if others else last
         raise ValueError(f"unknown protocol {protocol!r} for {name}: choose {listed}")
+
+
+def stand_in(name, category=None):
+    """The folder that a known dataset, or a category of mvtec, would be read from, where it is marked as a stand-in.
+
+    None where it is not, and for the other datasets; nothing is read. What is measured on it counts nowhere.
+    """
+    root = Path(os.environ["ADLIB_DATA"]).expanduser().resolve() if os.environ.get("ADLIB_DATA") else None
+    folder = None
+    if name == "mvtec":
+        folder = mvtec.folder_of(category, root, _cache_folder() / "downloads")
+    elif root and name == "coil100":
+        folder = coil100.folder_of(root)
+    elif root and name in FOLDERS:
+        folder = root / FOLDERS[name]
+    return folder if folder and readers.is_stand_in(folder) else None
 
 
 def load(name, split, size=None, resample="antialias") -> Images:
@@ -277,12 +298,17 @@ def _cache_folder():
 
 
 def _cache_path(name, size, resample, category):
-    """The cache file of a dataset, or of one category of mvtec."""
+    """The cache file of a dataset, or of one category of mvtec; of a stand-in one that changes with every file of it,
+    so that neither passes for the other, nor one that was there before for what is there now."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ValueError(f"size is a number of pixels from 1, or None, not {size!r}")
     if resample not in RESAMPLES:
         raise ValueError(f"unknown resample {resample!r}: choose {' or '.join(RESAMPLES)}")
     stem = f"{name}-{category}" if category else _stem(name)
+    folder = stand_in(name, category)
+    if folder:
+        states = [_state(os.path.join(place, file)) for place, _, files in os.walk(folder) for file in files]
+        stem += "-stand-in-" + hashlib.sha256("\n".join(sorted(states)).encode()).hexdigest()[:12]
     return _cache_folder() / f"{stem}-{f'{size}-{resample}' if size else 'native'}.bin"
 
 
@@ -334,6 +360,8 @@ def _cached(name, size, resample, category):
             if size is not None:
                 images.images = readers.resize(images.images, size, resample)
                 images.masks = None if images.masks is None else readers.resize_masks(images.masks, size)
+        if path != _cache_path(name, size, resample, category):   # for it would be cached as what it was before
+            raise ValueError(f"the images of {name} were changed while they were read: run this again")
         cache.write(path, splits)
     return splits
 
@@ -355,7 +383,7 @@ def _stem(name):
 
 
 def _state(path):
-    stat = path.stat()
+    stat = os.stat(path)
     return f"{path} {stat.st_size} {stat.st_mtime_ns}"
 
 
@@ -380,26 +408,20 @@ def _read_source(name, size, resample, downloads, category):
         return splits
 
     dataset = getattr(import_torchvision().datasets, _TORCHVISION[name])
-    layout = f"{_TORCHVISION[name]}/raw" if "mnist" in name else dataset.base_folder
-
-    def read_official(root):
-        if "mnist" in name:
-            return readers.read_mnist(root / layout, dataset, CLASS_NAMES[name])
-        return readers.read_cifar(root, dataset, CLASS_NAMES[name])
-
+    reader = readers.read_mnist if "mnist" in name else cifar.read
     if root:
-        splits = read_official(root)
+        splits = reader(root / FOLDERS[name], dataset, CLASS_NAMES[name], stand_in(name) is not None)
         if splits is None:
             splits = _read_copy(root, name)
         if splits is not None:
             return splits
-    advice = f"put {layout}/ or {name}.npz into the folder that ADLIB_DATA names (now {root or 'not set'})"
+    advice = f"put {FOLDERS[name]}/ or {name}.npz into the folder that ADLIB_DATA names (now {root or 'not set'})"
     if may_download:
         try:
             dataset(downloads, train=True, download=True)   # checks what it gets; does nothing where all is there
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(f"{name} could not be downloaded ({error}): {advice}") from error
-    splits = read_official(downloads)
+    splits = reader(downloads / FOLDERS[name], dataset, CLASS_NAMES[name])
     if splits is None:
         raise FileNotFoundError(f"{name} is not on this machine: {advice}, or let it be downloaded (ADLIB_OFFLINE=0)")
     return splits

@@ -32,15 +32,21 @@ def there(root, downloads):
     return list(NAMES) if _archive(root, downloads) else list(_unpacked(root, downloads))
 
 
+def folder_of(category, root, downloads):
+    """The folder that a category is read from, None where it is not unpacked yet."""
+    return _unpacked(root, downloads).get(category)
+
+
 def read(category, root, downloads, may_download, size, resample):
     """Train and test `Images` of one category, resized on reading as `readers.read_folder` does it.
 
     Labels count through NAMES, kinds are "good" and the defects, files are "bottle/test/crack/000.png"; source is
-    "official" where the checked archive was unpacked, else "folder:<sha8>". Raises FileNotFoundError for a category
-    that is not there and cannot be had, for one without ground_truth/ and for a missing mask; ValueError for an
-    archive that is altered or dangerous, for other training folders than good and for unreadable images.
+    "official" where the checked archive was unpacked, "stand-in:<sha8>" where the folder is marked as one, else
+    "folder:<sha8>". Raises FileNotFoundError for a category that is not there and cannot be had, for one without
+    ground_truth/ and for a missing mask; ValueError for an archive that is altered or dangerous, for other training
+    folders than good and for unreadable images.
     """
-    folder = _unpacked(root, downloads).get(category) or _fetch(category, root, downloads, may_download)
+    folder = folder_of(category, root, downloads) or _fetch(category, root, downloads, may_download)
     if readers.folder_class_names(folder) != ["good"]:
         raise ValueError(f"{folder / 'train'} holds {', '.join(readers.folder_class_names(folder))}, not good alone")
     if not (folder / "ground_truth").is_dir():
@@ -49,7 +55,9 @@ def read(category, root, downloads, may_download, size, resample):
     for images in splits:
         images.labels, images.class_names = torch.full_like(images.labels, NAMES.index(category)), list(NAMES)
         images.files = [f"{category}/{file}" for file in images.files]
-        if folder.parent == downloads / "mvtec":
+        if readers.is_stand_in(folder):
+            images.source = images.source.replace("folder:", "stand-in:")
+        elif folder.parent == downloads / "mvtec":
             images.source = "official"
     return splits
 
@@ -57,20 +65,22 @@ def read(category, root, downloads, may_download, size, resample):
 def join(parts):
     """One `Images` of those of several categories; grey images get three channels if any part has three.
 
-    Raises ValueError if they differ in size.
+    Where their sources differ, the joint one is "folder:<sha8>" of them, "stand-in:<sha8>" if one of them is a
+    stand-in. Raises ValueError if they differ in size.
     """
     sizes = {tuple(part.images.shape[2:]) for part in parts}
     if len(sizes) > 1:
         raise ValueError(f"the categories of mvtec are of {len(sizes)} sizes: give a size to resize to")
     channels = max(part.images.shape[1] for part in parts)
     sources = sorted({part.source for part in parts})
+    prefix = "stand-in:" if any(source.startswith("stand-in:") for source in sources) else "folder:"
     return readers.Images(
         images=torch.cat([part.images.expand(-1, channels, -1, -1) for part in parts]),
         labels=torch.cat([part.labels for part in parts]), class_names=list(NAMES),
         masks=torch.cat([part.masks for part in parts]), kinds=[kind for part in parts for kind in part.kinds],
         files=[file for part in parts for file in part.files],
         source=sources[0] if len(sources) == 1
-        else "folder:" + hashlib.sha256(" ".join(sources).encode()).hexdigest()[:8])
+        else prefix + hashlib.sha256(" ".join(sources).encode()).hexdigest()[:8])
 
 
 def _unpacked(root, downloads):

@@ -1,4 +1,4 @@
-"""Readers of raw image data: idx files, CIFAR archives, npz files, folders, and what is embedded. Used by `data.py`.
+"""Readers of raw image data: idx files, npz files, folders, and what is embedded. Used by `data.py`.
 
     train, test = read_folder(Path("screws"), size=64, resample="antialias")
     train.images                      # uint8 (N, C, 64, 64)
@@ -20,10 +20,10 @@ import torch
 import torch.nn.functional as F
 
 from adlib import textures
-from adlib._torchvision import import_torchvision
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+STAND_IN = "STAND-IN.txt"   # a file of this name beside images says that `standins.py` drew them
 
 
 @dataclass
@@ -35,8 +35,9 @@ class Images:
     masks: torch.Tensor | None    # bool (N, H, W), True where an image is defective
     kinds: list                   # of each image its class or defect, N strings
     files: list | None            # of each image its path inside the folder it came from
-    source: str                   # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data;
-    #                               of a known dataset without all of its classes also "... (17 of 100 classes)"
+    source: str                   # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data,
+    #                               "stand-in:<sha8>" where nothing counts that is measured on them; of a known dataset
+    #                               without all of its classes also "... (17 of 100 classes)"
 
 
 def resize(images, size, resample):
@@ -93,35 +94,49 @@ def _plain(images, labels, names, source):
     return Images(images, labels, names, None, [names[i] for i in labels.tolist()], None, source)
 
 
-def read_mnist(raw, dataset, names):
+def is_stand_in(folder):
+    """Whether the files in a folder are marked as stand-ins for a dataset's or for weights."""
+    return (folder / STAND_IN).is_file()
+
+
+def stand_in_source(paths):
+    """The source of images that were read from these files: "stand-in:<sha8>" of names and contents."""
+    digest = hashlib.sha256()
+    for path in paths:
+        digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return "stand-in:" + digest.hexdigest()[:8]
+
+
+def read_mnist(raw, dataset, names, stand_in=False):
     """The four idx files of MNIST's layout in the folder `raw`, as `.gz` (checked by md5) or unpacked (by length).
 
-    `dataset` is torchvision's class, which knows the checksums. Returns None if none of the files is there; raises
-    FileNotFoundError if only some are.
+    `dataset` is torchvision's class, which knows the checksums; with stand_in they are not compared, and the source is
+    "stand-in:<sha8>". Returns None if none of the files is there; raises FileNotFoundError if only some are.
     """
     md5 = dict(dataset.resources)
     paths = {name: path for name in md5 for path in (raw / name[:-3], raw / name) if path.is_file()}   # .gz wins
-    if not paths:
+    if not paths and not stand_in:
         return None
     missing = [name for name in md5 if name not in paths]
     if missing:
         raise FileNotFoundError(f"{raw} lacks {', '.join(missing)}")
+    source = stand_in_source(paths.values()) if stand_in else "official"
     splits = []
     for prefix in ("train", "t10k"):
-        images, labels = (_read_idx(paths[name], md5[name], dimensions) for name, dimensions in
+        images, labels = (_read_idx(paths[name], None if stand_in else md5[name], dimensions) for name, dimensions in
                           ((f"{prefix}-images-idx3-ubyte.gz", 3), (f"{prefix}-labels-idx1-ubyte.gz", 1)))
         if len(images) != len(labels) or (len(labels) and labels.max() >= len(names)):
             raise ValueError(f"{paths[f'{prefix}-labels-idx1-ubyte.gz']} does not fit the images beside it")
-        splits.append(_plain(images[:, None], labels.long(), names, "official"))
+        splits.append(_plain(images[:, None], labels.long(), names, source))
     return tuple(splits)
 
 
 def _read_idx(path, md5, dimensions):
-    """One idx file of uint8 values as a tensor of so many dimensions."""
+    """One idx file of uint8 values as a tensor of so many dimensions; md5 of a .gz file, None: whatever it is."""
     content = path.read_bytes()
     if path.suffix == ".gz":
         found = hashlib.md5(content, usedforsecurity=False).hexdigest()
-        if found != md5:
+        if md5 not in (None, found):
             raise ValueError(f"{path} is truncated or altered: its md5 is {found}, not {md5}")
         try:
             content = gzip.decompress(content)
@@ -132,28 +147,6 @@ def _read_idx(path, md5, dimensions):
     if content[:4] != bytes([0, 0, 8, dimensions]) or len(content) != header + int(np.prod(shape, dtype=np.int64)):
         raise ValueError(f"{path} is truncated or no idx file of {dimensions} dimensions")
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=header).copy()).view(shape)
-
-
-def read_cifar(root, dataset, names):
-    """CIFAR by torchvision's class `dataset` from its folder under `root`, once every file's md5 agrees.
-
-    These files are pickles: only the official bytes are ever unpickled. Returns None if the folder is not there.
-    """
-    folder = root / dataset.base_folder
-    if not folder.is_dir():
-        return None
-    check_integrity = import_torchvision().datasets.utils.check_integrity
-    for name, md5 in [*dataset.train_list, *dataset.test_list, (dataset.meta["filename"], dataset.meta["md5"])]:
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} lacks {name}")
-        if not check_integrity(folder / name, md5):
-            raise ValueError(f"{folder / name} is truncated or altered: its md5 is not {md5}")
-    splits = []
-    for train in (True, False):
-        raw = dataset(root, train=train, download=False)
-        images = torch.from_numpy(raw.data).permute(0, 3, 1, 2).contiguous()
-        splits.append(_plain(images, torch.tensor(raw.targets), names, "official"))
-    return tuple(splits)
 
 
 def read_npz(path, names=None):

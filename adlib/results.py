@@ -13,12 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from adlib.files import read_table, write_whole
-from adlib.rows import COLUMNS, KEY, METRICS, merge, progress, read, row, save, standing
+from adlib.rows import COLUMNS, KEY, METRICS, merge, of_stand_ins, progress, read, row, save, standing
 
 
 __all__ = [
-    "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "published", "verdict", "read_all",
-    "compare", "ours_alone", "bars", "method_label", "collect", "write_whole",
+    "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "of_stand_ins", "published", "verdict",
+    "read_all", "compare", "ours_alone", "bars", "method_label", "collect", "write_whole",
 ]  # fmt: skip
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
@@ -100,14 +100,14 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
     image_size (all of them: "128 and 512"), row_paper, verdict; the middle ones None where not run.
 
     Which rows count: `ok`, the paper's own, else those of baselines.csv; profile "paper", else "quick", never "demo";
-    the printed backbone, with trained weights, never random ones; of several sources of weights the one with most
-    rows, of several image sizes too, but for classes that have no row of that size. Of seeds with different classes,
-    those with the largest set of classes. Classes that the printed mean is not over (see `class_names`) count only
-    where not all of its own ran.
+    the printed backbone, with trained weights, never random ones; never those of stand-ins (`rows.of_stand_ins`); of
+    several sources of weights the one with most rows, of several image sizes too, but for classes that have no row of
+    that size. Of seeds with different classes, those with the largest set of classes. Classes that the printed mean is
+    not over (see `class_names`) count only where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
-    rows = [cells for cells in read_all(results_dir) if cells["status"] == "ok"]
+    rows = [cells for cells in read_all(results_dir) if cells["status"] == "ok" and not of_stand_ins(cells)]
     records = []
     for paper in papers:
         groups = {}

@@ -83,6 +83,11 @@ def _check_row(cells, where):
         raise ValueError(f"{where}: {', '.join(missing)} must not be empty where status is {cells['status']!r}")
 
 
+def of_stand_ins(cells):
+    """Whether a row was measured on stand-ins, of images or of weights: then it says nothing."""
+    return cells["data"].startswith("stand-in:") or "/stand-in:" in cells["weights"]
+
+
 def save(out_dir, rows, scores):
     """What a notebook leaves for the sweep: out_dir/scores.csv.gz, then out_dir/rows.csv; None: nothing.
 

@@ -210,10 +210,13 @@ def keep(out, job, outcome):
     """Write what a job gave under `out`: notebook and scores first, the rows last, since they say that it is done.
 
     A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is, and its
-    checkpoint too.
+    checkpoint too. In results/ a job that was run on stand-ins counts as failed.
     """
     path = notebook_path(out, job)
     failed = path.with_suffix(".failed.ipynb")
+    if Path(out) == CHECKOUT / "results" and any(results.of_stand_ins(row) for row in outcome["rows"]):
+        # their keys are those of the real rows, whose places they would take
+        outcome["error"] = outcome["error"] or "measured on stand-ins, whose rows are not for results/: give OUT="
     if outcome["error"]:
         if outcome["notebook"]:
             results.write_whole(failed, outcome["notebook"].encode())

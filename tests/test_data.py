@@ -522,7 +522,7 @@ def write_cifar(folder, monkeypatch):
     cifar10 = import_torchvision().datasets.CIFAR10
 
     def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))   # as the real ones
         return hashlib.md5((folder / name).read_bytes()).hexdigest()
 
     for name, attribute, n in (("data_batch_1", "train_list", 20), ("test_batch", "test_list", 10)):
@@ -557,6 +557,18 @@ def test_an_altered_cifar_batch_is_named_and_not_unpickled(tmp_path, monkeypatch
     with pytest.raises(ValueError, match="test_batch is truncated or altered"):
         data.load("cifar10", "test")
     assert not (tmp_path / "executed").exists()
+
+
+def test_a_cifar_batch_with_the_right_md5_is_not_executed_either(tmp_path, monkeypatch):
+    write_cifar(tmp_path / "cifar-10-batches-py", monkeypatch)
+    monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
+    content = pickle.dumps(Exploit(tmp_path / "executed"), protocol=2)
+    (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(content)
+    monkeypatch.setattr(import_torchvision().datasets.CIFAR10, "test_list",
+                        [["test_batch", hashlib.md5(content).hexdigest()]])
+    with pytest.raises(ValueError, match="test_batch cannot be read as a batch of CIFAR: it asks for .*open, which"):
+        data.load("cifar10", "test")
+    assert not (tmp_path / "executed").exists() and cache_files() == []
 
 
 def test_a_missing_cifar_batch_is_named(tmp_path, monkeypatch):

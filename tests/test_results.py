@@ -419,6 +419,23 @@ def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
     assert wide["verdict"] == "not run"
 
 
+@pytest.mark.parametrize("values", [
+    {"data": "stand-in:0123abcd"}, {"data": "stand-in:0123abcd (3 of 10 classes)"},
+    {"weights": "resnet18/stand-in:0123abcd"}])  # fmt: skip
+def test_rows_of_stand_ins_never_count(tmp_path, values):
+    folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,resnet18,auroc,0.985,"])
+    drawn = made(**{"paper": "toy", "method": "toy", "weights": "resnet18/imagenet", **values})
+    results.merge(tmp_path / "toy.csv", [drawn])
+    [record] = results.compare(["toy"], tmp_path, folder)
+    assert (record["verdict"], record["ours_mean"], record["n_seeds"]) == ("not run", None, 0)
+    real = made(**{"paper": "toy", "method": "toy", "weights": "resnet18/imagenet", "auroc": 0.7, "class": "9"})
+    results.merge(tmp_path / "toy.csv", [real])
+    [record] = results.compare(["toy"], tmp_path, folder)
+    assert record["classes"] == {"9": 0.7} and record["data"] == "official"
+    beside = [one for one in results.ours_alone([record], tmp_path) if one["metric"] == "auroc"]
+    assert [list(one["classes"]) for one in beside] == [["8"]]   # they are listed, with their label, among other rows
+
+
 def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
     folder = write_published(tmp_path / "published", [
         f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))])

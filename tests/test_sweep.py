@@ -296,6 +296,20 @@ def test_scores_may_be_missing(tmp_path, monkeypatch):
     assert (outcome["rows"][0]["commit"], outcome["rows"][0]["job"]) == ("abc1234", toy.toy_job()["id"])
 
 
+@pytest.mark.parametrize("values", [{"data": "stand-in:0123abcd"}, {"weights": "resnet18/stand-in:0123abcd"}])
+def test_rows_of_stand_ins_take_no_place_in_results(tmp_path, monkeypatch, values):
+    monkeypatch.setattr(sweep, "CHECKOUT", tmp_path)
+    job = toy.toy_job()
+    for out, error in ((tmp_path / "results", "stand-ins, whose rows are not for"), (tmp_path / "build", None)):
+        row = toy_row(job=job["id"], settings="{}", **values)
+        outcome = {"rows": [row], "scores": None, "notebook": '{"cells": []}', "error": None}
+        sweep.keep(out, job, outcome)
+        [kept] = results.read(out / "toy.csv")
+        assert kept["status"] == ("failed" if error else "ok") and (error or "") in kept["error"]
+        assert bool(sweep.outstanding([job], out)[0]) == bool(error)   # still to be run, where it failed
+        assert bool(error) == bool(outcome["error"])
+
+
 def test_a_missing_notebook_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="toy.ipynb; there are: none"):
         sweep.reproduce([toy.toy_job()], tmp_path / "out", notebooks=tmp_path)
