@@ -8,6 +8,7 @@ and 128 x 128 pixels. They are looked for in `root`/coil-100 and `root`/coil100,
 nothing is unpacked, and files of any other name are not looked at. Nobody has split these images: all are train, none
 is test. Nothing is downloaded; PAGE is where they are.
 """
+import functools
 import hashlib
 import struct
 import zipfile
@@ -35,19 +36,23 @@ def read(root, size, resample):
     absent. Raises ValueError for an object of which only some views are there, for a damaged archive, and for
     unreadable images or images of several sizes.
     """
-    known = {view for name in NAMES for view in _views(name)}
     folder = folder_of(root)
     if folder:
-        there = {path.name: path for path in folder.iterdir() if path.name in known}
+        there = {path.name: path for path in folder.iterdir() if path.name in _known()}
         return _read_folder(folder, there, size, resample)
-    return _read_archive(root / ARCHIVE, known, size, resample) if (root / ARCHIVE).is_file() else None
+    return _read_archive(root / ARCHIVE, _known(), size, resample) if (root / ARCHIVE).is_file() else None
 
 
 def folder_of(root):
     """The folder that the views are read from, the first of two that holds any; None where neither does."""
-    known = {view for name in NAMES for view in _views(name)}
     folders = [folder for folder in (root / "coil-100", root / "coil100") if folder.is_dir()]
-    return next((folder for folder in folders if any(path.name in known for path in folder.iterdir())), None)
+    return next((folder for folder in folders if any(path.name in _known() for path in folder.iterdir())), None)
+
+
+@functools.cache
+def _known():
+    """The file names of all views of all objects."""
+    return {view for name in NAMES for view in _views(name)}
 
 
 def check_views(splits, where):
