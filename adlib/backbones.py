@@ -9,6 +9,7 @@ what they give says nothing about a paper). Files are read without executing any
 import hashlib
 import os
 import pickle
+import re
 import zipfile
 from pathlib import Path
 
@@ -92,6 +93,25 @@ def load(backbone="resnet18", weights="imagenet", seed=0):
     known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
     kind = "stand-in" if is_stand_in(path.parent) else "local"
     return Backbone(resnet), f"{backbone}/imagenet" if known else f"{backbone}/{kind}:{sha256[:8]}"
+
+
+def there(backbone):
+    """The file that `load(backbone, "imagenet")` finds on this machine, by its name; None where there is none.
+
+    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's, and a
+    file of any other name counts, though `load` may find that its checksum is unknown. Raises ValueError for an unknown
+    backbone.
+    """
+    if backbone not in CHANNELS:
+        raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
+    root, known = os.environ.get("ADLIB_DATA"), [digits[:8] for digits in IMAGENET_SHA256[backbone]]
+    found = sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []
+    digits = {path: re.search("-([0-9a-f]{8})$", path.stem) for path in found}
+    found = [path for path in found if not digits[path] or digits[path][1] in known]
+    downloads = Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve() / "downloads"
+    downloaded = downloads / f"{backbone}-{known[0]}.pth"
+    found = sorted(found, key=lambda path: not digits[path]) + [downloaded] * downloaded.is_file()
+    return found[0] if found else None
 
 
 def _resnet(backbone):

@@ -49,6 +49,26 @@ def folder_of(root):
     return next((folder for folder in folders if any(path.name in _known() for path in folder.iterdir())), None)
 
 
+def there(root):
+    """The objects of which there are any views, in the order of NAMES, [] where neither folder nor archive has one.
+
+    No image is read; of a damaged archive it gives all of them.
+    """
+    folder = folder_of(root)
+    if folder:
+        views = {path.name for path in folder.iterdir()}
+    elif (root / ARCHIVE).is_file():
+        try:
+            with zipfile.ZipFile(root / ARCHIVE) as archive:
+                views = {name.rpartition("/")[2] for name in archive.namelist()}
+        except _DAMAGE:
+            return list(NAMES)
+    else:
+        return []
+    found = {view.partition("__")[0] for view in views & _known()}
+    return [name for name in NAMES if name in found]
+
+
 @functools.cache
 def _known():
     """The file names of all views of all objects."""

@@ -142,6 +142,28 @@ def stand_in(name, category=None):
     return folder if folder and readers.is_stand_in(folder) else None
 
 
+def there(name, size=None):
+    """The classes of a known dataset that a job at this size finds on this machine, in the order of `CLASS_NAMES`.
+
+    Names of files are looked at, and of an npz the labels, no more: what is damaged counts as there, and the job will
+    say so. Of what only lies prepared, at this size and antialiased, all classes count, for they are not looked up.
+    Nothing is downloaded. [] where there is nothing, and also where ADLIB_DATA names no folder. Raises ValueError for
+    an unknown name and a bad size.
+    """
+    names = CLASS_NAMES[_parse(name)[0]]
+    if name in ("digits", "textures"):
+        return list(names)
+    try:
+        found = set(_classes_of_source(name, _data_root(), _cache_folder() / "downloads"))
+    except FileNotFoundError:
+        found = set()
+    if name == "mvtec":
+        found |= {one for one in names if one not in found and _cache_path(name, size, RESAMPLES[0], one).is_file()}
+    elif not found and _cache_path(name, size, RESAMPLES[0], None).is_file():
+        found = set(names)
+    return [one for one in names if one in found]
+
+
 def load(name, split, size=None, resample="antialias") -> Images:
     """Returns the `Images` of one split, "train" or "test", resized to size x size (None: as they are).
 
@@ -443,3 +465,33 @@ def _read_copy(root, name):
     if name == "coil100":
         coil100.check_views(splits, path)
     return splits
+
+
+def _classes_of_source(name, root, downloads):
+    """The classes that `_read_source` would find, without reading images, in its order of places."""
+    if name == "mvtec":
+        return mvtec.there(root, downloads)
+    if name == "coil100":
+        found = coil100.there(root) if root else []
+        return found or (_classes_of_copy(root, name) if root else [])
+    for place in filter(None, (root, downloads)):
+        folder = place / FOLDERS[name]
+        if folder.is_dir() and any(folder.iterdir()):
+            return CLASS_NAMES[name]
+        if place == root and (found := _classes_of_copy(root, name)):
+            return found
+    return []
+
+
+def _classes_of_copy(root, name):
+    """The classes that have training images in `root`/<name>.npz, [] where there is none; all where it is damaged."""
+    path = root / f"{name}.npz"
+    if not path.is_file():
+        return []
+    try:
+        arrays = readers._npz_arrays(path, ["train_labels"])
+        labels = np.unique(readers._npz_labels(path, "train", arrays))
+        names = readers._npz_names(path, arrays, int(labels.max(initial=-1)) + 1, CLASS_NAMES[name])
+        return [CLASS_NAMES[name][class_index(name, names[label])] for label in labels]
+    except ValueError:
+        return CLASS_NAMES[name]
