@@ -117,10 +117,11 @@ def _column(values):
     return [str(value) for value in (values.astype(int) if values.dtype == bool else values)]
 
 
-def progress(out_dir, done, total, what):
-    """Leave out_dir/progress.json for the sweep's bar: {"done", "total", "what"}; None: nothing.
+def progress(out_dir, done, total, what, loss=None):
+    """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: nothing.
 
-    Cheap enough for every step of a loop: written at most twice a second, and when `what` changes or all is done.
+    loss: a number, or a tensor of one, on any device. Cheap enough for every step of a loop: written at most twice a
+    second, and when `what` changes or all is done; the loss is read off the device only then.
     """
     if out_dir is None:
         return
@@ -130,8 +131,10 @@ def progress(out_dir, done, total, what):
     if what == last_what and done < total and now - last < 0.5:
         return
     _last_progress[path] = (now, what)
-    content = json.dumps({"done": int(done), "total": int(total), "what": str(what)})
-    write_whole(path, content.encode(), durable=False)
+    content = {"done": int(done), "total": int(total), "what": str(what)}
+    if loss is not None:
+        content["loss"] = float(loss)
+    write_whole(path, json.dumps(content).encode(), durable=False)
 
 
 def read(path):

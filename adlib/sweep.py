@@ -5,7 +5,8 @@
 
 Each worker (`worker.py`) is an executor of its own, because one killed worker breaks every future of a pool; a job
 whose worker died is submitted again to a new one. Only the parent writes under `out`. A notebook may leave a file
-`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again.
+`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again. What is
+shown meanwhile stands in `display.py`; the same is kept, job by job, in out/logs/.
 """
 import hashlib
 import json
@@ -14,20 +15,22 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
+from datetime import UTC, datetime
 from pathlib import Path
 
 from adlib import results
+from adlib.display import Display, progress_text
 from adlib.register import CHECKOUT, describe, place
 from adlib.worker import cell_seconds, cores, job_parameters, last_line, process_slot, run_job
 
 
 ATTEMPTS = 3  # times that a job is submitted while its workers die
 CHECKPOINT = "checkpoint.pt"  # in the work folder of a job
+NOTE_EVERY = 60  # seconds between two lines of a log that say how far its job is
 
 
 def notebook_path(out, job):
@@ -44,6 +47,12 @@ def notebook_path(out, job):
 def scores_path(out, job):
     """Where the per-image scores of a job stand under `out`."""
     return Path(out) / "scores" / f"{job['id']}.csv.gz"
+
+
+def log_path(out, job):
+    """Where the log of a job stands under `out`: when it began, what it did, and how it ended, in every run of it."""
+    path = notebook_path(out, job).relative_to(Path(out) / "notebooks")
+    return Path(out) / "logs" / path.with_suffix(".log")
 
 
 def checkpoint_path(out, job):
@@ -71,13 +80,18 @@ def outstanding(jobs, out):
     return [job for job in jobs if job not in done and job not in stale], done, stale
 
 
-def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None, new_slot=None):
-    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two where there are two cores).
+def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None, gpus=(), new_slot=None,
+              waits=False):  # fmt: skip
+    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two for each GPU, or where there are none
+    two, if there are as many cores).
 
-    Says what it does on stdout, with a bar on stderr where that is a terminal. Returns a dict: ok and failed (lists of
-    jobs), done and stale (not run, see `outstanding`; force=True runs them again), seconds, outside (share of the
-    workers' time that no notebook cell was running). Raises ValueError before anything runs for a job that does not
-    fit its notebook and for a damaged result file. new_slot(number): an executor for one job at a time.
+    Says what it does on stdout, with bars on stderr where that is a terminal. gpus: what CUDA_VISIBLE_DEVICES may hold,
+    one for each worker in turn, so that each sees its own and no other; (): workers see what this process sees. Returns
+    a dict: ok and failed (lists of jobs), done and stale (not run, see `outstanding`; force=True runs them again),
+    seconds, outside (share of the workers' time that no notebook cell was running). Raises ValueError before anything
+    runs for a job that does not fit its notebook and for a damaged result file. new_slot(number): an executor for one
+    job at a time, instead of a worker process; waits: it may keep its job waiting, as a cluster does, so that one runs
+    only once it has told of itself.
     """
     out = Path(out).resolve()
     notebooks = CHECKOUT / "notebooks" if notebooks is None else Path(notebooks).resolve()
@@ -94,20 +108,25 @@ def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None
     if not todo:
         print("nothing to run")
         return report
-    n_jobs = max(1, min(n_jobs or min(2, cores()), len(todo)))
+    n_jobs = max(1, min(n_jobs or min(2 * max(1, len(gpus)), cores()), len(todo)))
     options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
-    started, inside = time.monotonic(), 0.0
+    started, inside, there = time.monotonic(), 0.0, 0.0
     with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as root:
-        make = new_slot or (lambda number: process_slot(max(1, cores() // n_jobs), root))
-        with _Slots(n_jobs, make) as slots, _bar(len(todo)) as bar:
-            for job, outcome in slots.run(todo, options, root, out, lambda *state: _show(bar, *state)):
-                inside += outcome["cell_seconds"]
+        def own_slot(number):
+            return process_slot(max(1, cores() // n_jobs), root, gpus[number % len(gpus)] if gpus else None)
+
+        with _Slots(n_jobs, new_slot or own_slot) as slots, Display(len(todo), n_jobs) as display:
+            def show(finished, running):
+                display.show(finished, len(report["failed"]), [one for one in running if one["progress"] or not waits])
+
+            for job, outcome in slots.run(todo, options, root, out, show):
+                inside, there = inside + outcome["cell_seconds"], there + outcome["seconds"]
                 keep(out, job, outcome)
                 report["failed" if outcome["error"] else "ok"].append(job)
-                bar.write(_line(job, outcome), file=sys.stdout)
-                sys.stdout.flush()
+                display.line(_line(job, outcome), len(report["ok"]) + len(report["failed"]))
+                _note(out, job, _line(job, outcome), outcome.get("log", ""))
     report["seconds"] = time.monotonic() - started
-    report["outside"] = max(0.0, 1 - inside / (n_jobs * report["seconds"]))
+    report["outside"] = max(0.0, 1 - inside / max(1e-9, there if waits else n_jobs * report["seconds"]))
     return report
 
 
@@ -146,20 +165,25 @@ class _Slots:
                 # a folder for each attempt: the kernel of a killed worker may write for another second
                 work = os.path.join(root, f"{job['id']}-{attempt}")
                 _carry(checkpoint_path(out, job), os.path.join(work, CHECKPOINT))
+                _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
                 future = self._submit(number, job, {**options, "work": work})
-                running[future] = (number, job, attempt, work)
-            show(finished, [(job, work) for _, job, _, work in running.values()])
+                running[future] = {"number": number, "job": job, "attempt": attempt, "work": work,
+                                   "since": time.monotonic(), "progress": None, "noted": 0.0}  # fmt: skip
+            show(finished, list(running.values()))
             done = wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done
-            for _, job, _, work in running.values():
-                _carry(os.path.join(work, CHECKPOINT), checkpoint_path(out, job))
+            for one in running.values():
+                _carry(os.path.join(one["work"], CHECKPOINT), checkpoint_path(out, one["job"]))
+                _follow(one, out)
             for future in done:
-                number, job, attempt, work = running.pop(future)
-                free.append(number)
+                one = running.pop(future)
+                job, work = one["job"], one["work"]
+                free.append(one["number"])
                 error = future.exception()
                 if isinstance(error, BrokenExecutor):
-                    self._rebuild(number)
-                    if attempt < ATTEMPTS:
-                        queue.appendleft((job, attempt + 1))
+                    self._rebuild(one["number"])
+                    if one["attempt"] < ATTEMPTS:
+                        _note(out, job, "the worker died")
+                        queue.appendleft((job, one["attempt"] + 1))
                         continue
                     outcome = _failure(f"the worker died {ATTEMPTS} times", work)
                 elif error is not None:
@@ -180,6 +204,31 @@ class _Slots:
     def _rebuild(self, number):
         self.slots[number].shutdown(wait=False)
         self.slots[number] = self.make(number)
+
+
+def _follow(one, out):
+    """Read what a running job says of itself; into its log once a minute, and when it begins something else."""
+    try:
+        progress = json.loads(Path(one["work"], "progress.json").read_text(encoding="utf-8"))
+        text = progress_text(progress)
+    except (OSError, ValueError, KeyError, TypeError):  # none yet
+        return
+    before, one["progress"] = one["progress"], progress
+    if before is None or before["what"] != progress["what"] or time.monotonic() - one["noted"] >= NOTE_EVERY:
+        _note(out, one["job"], text)
+        one["noted"] = time.monotonic()
+
+
+def _note(out, job, *texts):
+    """Lines at the end of a job's log, the first with the time (UTC)."""
+    lines = "\n".join(text.rstrip("\n") for text in texts if text)
+    try:
+        path = log_path(out, job)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {lines}\n")
+    except OSError:  # no room, no right: a sweep goes on without its logs, and says what is wrong when it writes rows
+        pass
 
 
 def _failure(error, work):
@@ -258,27 +307,3 @@ def _line(job, outcome):
     is_random = any(row["weights"].endswith("/random") for row in scored)
     warning = "; RANDOM backbone weights: its figures say nothing about the paper" * is_random
     return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s{warning})"
-
-
-def _bar(total):
-    """The sweep's bar, on stderr; nothing where that is no terminal (a line per finished job is printed anyway)."""
-    from tqdm import tqdm
-
-    return tqdm(total=total, disable=not sys.stderr.isatty(), file=sys.stderr, dynamic_ncols=True,
-                bar_format="{n:.1f}/{total} jobs |{bar:20}| {elapsed} gone, {remaining} left{postfix}")  # fmt: skip
-
-
-def _show(bar, finished, running):
-    """Move the bar: whole jobs, and the share of the running ones that their progress files tell."""
-    if bar.disable:
-        return
-    share, what = 0.0, []
-    for job, work in running:
-        try:
-            progress = json.loads(Path(work, "progress.json").read_text(encoding="utf-8"))
-            share += min(progress["done"] / max(1, progress["total"]), 0.99)
-            what.append(f"{job['paper']} {job['dataset']} {job['class']} seed {job['seed']}: {progress['what']}")
-        except (OSError, ValueError, KeyError, TypeError):  # none yet
-            what.append(f"{job['paper']} {job['dataset']} {job['class']} seed {job['seed']}")
-    bar.n = finished + share
-    bar.set_postfix_str("; ".join(what), refresh=True)

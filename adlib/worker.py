@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +29,15 @@ from adlib.register import CHECKOUT, describe, place
 
 
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
+KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
+LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
+# An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
+# the outputs of cells, and these are lost with it.
+_LAUNCH = """\
+import faulthandler, os, runpy
+faulthandler.enable(os.dup(2))
+runpy.run_module("ipykernel_launcher", run_name="__main__")"""
+_ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _live_kernels = set()  # kernel managers of this worker, so that a dying worker takes its kernel along
 
 
@@ -98,7 +108,8 @@ def run_job(job, options):
     options: notebooks (folder), device, commit, and work: the private folder in which the notebook leaves its files
     (None: a temporary one). rows: as in the CSV, [] where the job failed; scores: the bytes of scores.csv.gz or None;
     notebook: the executed notebook's text, also where a cell failed; error: None, or the last line of what went wrong;
-    cell_seconds: what the notebook's cells took. Success is: no exception, and rows that fit the job. Writes nothing
+    log: what the kernel's process printed outside of cells, and the traceback of what went wrong; cell_seconds: what
+    the notebook's cells took. Success is: no exception, and rows that fit the job. Writes nothing
     outside `work`. Raises ValueError, before anything runs, for a parameter that does not fit the notebook.
     """
     started = time.monotonic()
@@ -109,7 +120,7 @@ def run_job(job, options):
     work = Path(options["work"])
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
-    outcome = {"rows": [], "scores": None, "notebook": None, "error": None}
+    outcome = {"rows": [], "scores": None, "notebook": None, "error": None, "log": ""}
     executed = work / "executed.ipynb"
     try:
         execute(notebook, executed, parameters)
@@ -121,6 +132,10 @@ def run_job(job, options):
         outcome["scores"] = scores.read_bytes() if scores.is_file() else None
     except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
         outcome["error"] = last_line(error)
+        outcome["log"] = _ANSI.sub("", str(error))[-LOG_MOST:]
+    log = work / KERNEL_LOG
+    if log.is_file():
+        outcome["log"] = log.read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
     if executed.is_file():
         outcome["notebook"] = executed.read_text(encoding="utf-8")
     outcome["seconds"] = time.monotonic() - started
@@ -137,11 +152,16 @@ def execute(notebook, output, parameters):
     places = (os.path.dirname(output), tempfile.gettempdir(), "/tmp")
     parent = next((path for path in places if os.path.isdir(path) and len(path) < 70), None)
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
-        papermill.execute_notebook(
-            str(notebook), str(output), parameters=parameters, engine_name="adlib", kernel_name="python3",
-            language="python", progress_bar=False, start_timeout=START_TIMEOUT, cwd=str(Path(notebook).parent),
-            connection_folder=folder,
-        )  # fmt: skip
+        try:
+            papermill.execute_notebook(
+                str(notebook), str(output), parameters=parameters, engine_name="adlib", kernel_name="python3",
+                language="python", progress_bar=False, start_timeout=START_TIMEOUT, cwd=str(Path(notebook).parent),
+                connection_folder=folder,
+            )  # fmt: skip
+        finally:
+            log = Path(folder, KERNEL_LOG)
+            if log.is_file() and log.stat().st_size:
+                shutil.copyfile(log, Path(output).with_name(KERNEL_LOG))
 
 
 @functools.cache
@@ -163,8 +183,12 @@ def _register_engine():
 
         @property
         def kernel_spec(self):
-            command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+            command = [sys.executable, "-c", _LAUNCH, "-f", "{connection_file}"]
             return KernelSpec(argv=command, display_name="Python 3 (ipykernel)", language="python")
+
+        async def start_kernel(self, **options):
+            with open(os.path.join(os.path.dirname(self.connection_file), KERNEL_LOG), "ab") as file:
+                await super().start_kernel(stdout=file, stderr=file, **options)
 
     class Engine(NBClientEngine):
         """Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job."""
@@ -215,7 +239,7 @@ def last_line(error):
         text = f"{error.ename}: {error.evalue}"
     else:
         text = f"{type(error).__name__}: {error}"
-    text = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    text = _ANSI.sub("", text)
     return next(line.strip() for line in text.splitlines() if line.strip())[:300]
 
 
@@ -262,26 +286,43 @@ def set_environment(variables):
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each kernel compiles torch again, for seconds
 
 
-def environment(threads):
-    """What workers and their kernels find in their environment, besides what the user's holds."""
+def environment(threads, gpu=None):
+    """What workers and their kernels find in their environment, besides what the user's holds.
+
+    gpu: the one that they shall see, as CUDA_VISIBLE_DEVICES names it; None: those that this process sees.
+    """
     # a user's own choice stands, for all: two libraries with different counts fight for the cores
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
     wanted["TQDM_DISABLE"] = "1"
     wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns of frozen modules
+    if gpu is not None:
+        wanted["CUDA_VISIBLE_DEVICES"] = gpu
+        wanted["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi, from which the numbers are
     for name in ("ADLIB_DATA", "ADLIB_CACHE"):  # kernels run in notebooks/
         if os.environ.get(name):
             wanted[name] = os.path.abspath(os.path.expanduser(os.environ[name]))
     return wanted
 
 
-def process_slot(threads, root):
+def process_slot(threads, root, gpu=None):
     """One worker process, alive over many jobs."""
     return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker,
-                               initargs=(environment(threads), root))  # fmt: skip
+                               initargs=(environment(threads, gpu), root))  # fmt: skip
 
 
 def cores():
     """The cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def gpus():
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them, without importing torch; [] if none."""
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    try:
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return []
+    return re.findall(r"(?m)^GPU (\d+):", listed.stdout) if listed.returncode == 0 else []

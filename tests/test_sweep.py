@@ -3,6 +3,7 @@ import gzip
 import json
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -60,7 +61,7 @@ class Instant(Executor):
 
 # ---- many jobs, many troubles: one sweep, looked at from several sides ---------------------------------------------
 
-TROUBLES = ["none", "cell", "worker once", "kernel", "nothing"]
+TROUBLES = ["none", "cell", "worker once", "kernel", "nothing", "crash"]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def swept(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sweep")
     notebooks, log = toy.write_notebook(folder / "notebooks"), folder / "log"
     jobs = {trouble: toy.toy_job(str(number), trouble=trouble, log=str(log)) for number, trouble in enumerate(TROUBLES)}
-    report = sweep.reproduce(list(jobs.values()), folder / "out", n_jobs=2, notebooks=notebooks)
+    report = sweep.reproduce(list(jobs.values()), folder / "out", n_jobs=2, notebooks=notebooks, gpus=["5", "7"])
     return {"out": folder / "out", "notebooks": notebooks, "log": log, "jobs": jobs, "report": report,
             "rows": results.read(folder / "out" / "toy.csv")}  # fmt: skip
 
@@ -92,7 +93,8 @@ def test_a_job_leaves_rows_scores_and_notebook(swept):
 def test_a_sweep_leaves_nothing_else(swept):
     found = {path.name for path in swept["out"].rglob("*") if path.is_file()}
     assert not [name for name in found if name.endswith(".tmp")]
-    assert {path.name for path in swept["out"].iterdir()} - {"toy.csv.lock"} == {"toy.csv", "notebooks", "scores"}
+    assert {path.name for path in swept["out"].iterdir()} - {"toy.csv.lock"} == {"toy.csv", "notebooks", "scores",
+                                                                                        "logs"}  # fmt: skip
 
 
 def test_a_failing_cell_leaves_a_failed_row_and_its_half_run_notebook(swept):
@@ -103,9 +105,38 @@ def test_a_failing_cell_leaves_a_failed_row_and_its_half_run_notebook(swept):
     assert "this cell fails" in path.with_suffix(".failed.ipynb").read_text()
 
 
-def test_a_killed_kernel_fails_its_job(swept):
-    (row,) = row_of(swept, "kernel")
+@pytest.mark.parametrize("trouble", ["kernel", "crash"])
+def test_a_killed_kernel_fails_its_job(swept, trouble):
+    (row,) = row_of(swept, trouble)
     assert row["status"] == "failed" and "DeadKernelError" in row["error"]
+
+
+def log_of(swept, trouble):
+    return sweep.log_path(swept["out"], swept["jobs"][trouble]).read_text()
+
+
+def test_each_job_keeps_a_log_of_what_it_did_and_how_it_ended(swept):
+    begun, done, *_, ended = log_of(swept, "none").splitlines()
+    time_of_day = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+    assert re.fullmatch(rf"{time_of_day} toy digits 0 seed 0 quick: attempt 1, worker \d, commit .*", begun)
+    assert done.endswith("Z toying, 1 of 2, loss 0.25")
+    assert re.search(r"Z toy digits 0 seed 0 quick: toy 0.7500, mean 0.7500 \(\d+ s\)$", ended)
+
+
+def test_a_log_holds_the_traceback_of_a_cell_and_what_a_crashed_interpreter_said(swept):
+    log = log_of(swept, "cell")
+    assert "FAILED toy digits 1 seed 0 quick: RuntimeError: this cell fails" in log and "second line" in log
+    assert "Traceback" in log and "\x1b[" not in log
+    assert "Segmentation fault" in log_of(swept, "crash")
+
+
+def test_a_log_tells_of_a_worker_that_died_and_of_the_next_attempt(swept):
+    log = log_of(swept, "worker once")
+    assert "Z the worker died" in log and "attempt 2" in log and "attempt 3" not in log
+
+
+def test_each_worker_sees_the_gpu_of_its_slot_and_no_other(swept):
+    assert {row["device"] for row in swept["rows"] if row["status"] == "ok"} == {"5", "7"}
 
 
 def test_a_job_whose_worker_was_killed_runs_again_and_the_others_run_once(swept):
@@ -206,7 +237,7 @@ def test_success_clears_the_traces_of_a_failure(bench):
 def test_without_a_terminal_each_job_is_a_line(bench, capsys):
     bench([toy.toy_job("3")])
     said = capsys.readouterr()
-    assert "toy digits 3 seed 0 quick: toy 0.5000 (1 s)" in said.out.splitlines() and said.err == ""
+    assert "[1 of 1] toy digits 3 seed 0 quick: toy 0.5000 (1 s)" in said.out.splitlines() and said.err == ""
 
 
 @pytest.mark.parametrize("source, warned", [("random", True), ("imagenet", False)])
@@ -462,3 +493,43 @@ def test_all_libraries_of_a_job_get_the_same_number_of_threads(monkeypatch):
     assert {worker.environment(2)[name] for name in counts} == {"2"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's choice
     assert {worker.environment(2)[name] for name in counts} == {"3"}
+
+
+# ---- GPUs ----------------------------------------------------------------------------------------------------------
+
+def test_the_gpus_are_those_that_the_user_left_visible_or_nvidia_smi_lists(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-1")
+    assert worker.gpus() == ["2", "MIG-1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert worker.gpus() == []
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert worker.gpus() == []
+    smi = tmp_path / "nvidia-smi"
+    smi.write_text("#!/bin/sh\necho 'GPU 0: A card (UUID: GPU-1)'\necho '  MIG 1g (UUID: MIG-1)'\n"
+                   "echo 'GPU 1: A card (UUID: GPU-2)'\n")  # fmt: skip
+    smi.chmod(0o755)
+    assert worker.gpus() == ["0", "1"]
+    smi.write_text("#!/bin/sh\necho 'GPU 0: no driver'\nexit 9\n")
+    assert worker.gpus() == []
+
+
+@pytest.mark.parametrize("gpus, n_jobs, cores, expected", [
+    ((), None, 16, [None, None]),
+    (["0", "1", "3"], None, 16, ["0", "1", "3", "0", "1", "3"]),
+    (["0", "1", "3"], None, 4, ["0", "1", "3", "0"]),
+    (["0", "1"], 1, 16, ["0"]),
+])  # fmt: skip
+def test_slots_are_spread_over_the_gpus_and_the_cores_divided(tmp_path, monkeypatch, gpus, n_jobs, cores, expected):
+    made = []
+    monkeypatch.setattr(sweep, "cores", lambda: cores)
+    monkeypatch.setattr(sweep, "process_slot", lambda threads, root, gpu: made.append((threads, gpu)) or Instant([]))
+    jobs = [toy.toy_job(str(number)) for number in range(9)]
+    sweep.reproduce(jobs, tmp_path / "out", n_jobs, notebooks=toy.write_notebook(tmp_path / "notebooks"), gpus=gpus)
+    assert made == [(cores // len(expected), gpu) for gpu in expected]
+
+
+def test_a_worker_numbers_its_gpus_as_nvidia_smi_does():
+    found = worker.environment(1, "3")
+    assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("3", "PCI_BUS_ID")
+    assert "CUDA_VISIBLE_DEVICES" not in worker.environment(1)

@@ -26,7 +26,7 @@ from adlib import results
 if log:
     with open(log, "a") as file:
         file.write(f"{normal_class} {seed} {os.getpid()} {os.getppid()}\\n")
-results.progress(out_dir, 1, 2, "toying")
+results.progress(out_dir, 1, 2, "toying", 0.25)
 count = len(pathlib.Path(log).read_text().splitlines()) if log else 0
 """
 TROUBLE = """\
@@ -34,6 +34,10 @@ if trouble == "cell":
     raise RuntimeError("this cell fails\\nsecond line")
 if trouble == "kernel":
     os.kill(os.getpid(), signal.SIGKILL)
+if trouble == "crash":  # of the interpreter, which no exception tells of
+    import faulthandler, resource
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    faulthandler._sigsegv()
 if trouble == "worker":
     os.kill(os.getppid(), signal.SIGKILL)
     time.sleep(60)
@@ -47,7 +51,8 @@ if trouble == "until told":
 """
 SAVE = """\
 rows = [results.row(paper="toy", method=method, dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
-                    profile=profile, image_size=8, auroc=0.75, n_test=4) for method in ("toy", "mean")]
+                    profile=profile, image_size=8, auroc=0.75, n_test=4,
+                    device=os.environ.get("CUDA_VISIBLE_DEVICES", "cpu")) for method in ("toy", "mean")]
 scores = {"index": range(2), "kind": ["a", "b"], "is_anomalous": [False, True], "toy": [0.1, 0.2]}
 results.save(out_dir, rows, scores)
 """
