@@ -1,4 +1,4 @@
-"""What `make` calls: python -m adlib reproduce | summary | gallery | demo | data."""
+"""What `make` calls: python -m adlib plan | reproduce | verify | rehearse | summary | gallery | demo | data."""
 import ast
 import os
 import re
@@ -10,25 +10,35 @@ from pathlib import Path
 
 
 USAGE = """\
-usage: python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
+usage: python -m adlib plan [KEY=VALUE ...]        what reproduce would run: jobs, hours, missing data; runs nothing
+       python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
+       python -m adlib verify KEY=VALUE ...        run jobs again that have rows, and set old beside new
+       python -m adlib rehearse [KEY=VALUE ...]    every job, as small as can be, on stand-ins, into build/rehearsal
        python -m adlib summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
        python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
        python -m adlib demo                        every notebook on embedded data, into build/demo
        python -m adlib data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
 
-keys of reproduce, all optional; several values are separated by commas:
+keys, all optional (verify wants at least one of the first three); several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
-  PROFILE=demo|quick|paper     (paper)                      BACKBONES=resnet18
+  PROFILE=demo|quick|paper     (paper; verify: whatever has rows)             BACKBONES=resnet18
   SET="n_train=500,lr=0.1"     other settings of the notebooks
-  JOBS=2                       jobs at once
+  JOBS=2                       jobs at once (two, or two for each GPU)
   DEVICE=auto|cpu|cuda|cuda:1  (auto)
+  GPUS=0,1                     spread the jobs over these GPUs, each sees one (all there are)
+  SCHEDULER=tcp://host:port    run them on the workers of a Dask cluster
+  RESOURCES=GPU=1              what a job takes of a worker there
   OUT=FOLDER                   (results; build/trial for what experiments.toml does not hold, and for PROFILE=demo)
   FORCE=1                      run also what has its rows already"""
 
+CHOICE = ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE"]  # which jobs
+PLACES = ["JOBS", "DEVICE", "GPUS"]  # where they run
 KEYS = {
-    "reproduce": ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE", "SET", "JOBS",
-                  "DEVICE", "OUT", "FORCE"],
-    "summary": ["OUT"], "gallery": ["PAPERS", "JOBS", "DEVICE"], "demo": ["JOBS", "DEVICE"],
+    "plan": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
+    "reproduce": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
+    "verify": [*CHOICE, *PLACES],
+    "rehearse": ["PAPERS", "DATASETS", *PLACES],
+    "summary": ["OUT"], "gallery": ["PAPERS", *PLACES], "demo": PLACES,
 }  # fmt: skip
 
 
@@ -44,7 +54,7 @@ def main(words):
         if command not in KEYS:
             raise ValueError(f"unknown command {command!r}; commands: {', '.join([*KEYS, 'data'])} (see --help)")
         return globals()[command](given(words, KEYS[command]))
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:  # among these: no such file, no room on the disk, no right to write
         print(f"adlib: {error}", file=sys.stderr)
         return 2
     except RuntimeError as error:
@@ -106,32 +116,123 @@ def device(words):
     return name
 
 
-def n_jobs(words):
-    """JOBS, or None."""
-    wanted = number(words["JOBS"], "JOBS") if "JOBS" in words else None
-    if wanted == 0:
+def places(words):
+    """What JOBS, DEVICE and GPUS mean for `sweep.reproduce`, as keyword arguments."""
+    from adlib import worker
+
+    n_jobs = number(words["JOBS"], "JOBS") if "JOBS" in words else None
+    if n_jobs == 0:
         raise ValueError("JOBS is at least 1")
-    return wanted
+    chosen, wanted = device(words), names(words, "GPUS")
+    if wanted is not None and chosen not in ("auto", "cuda"):
+        raise ValueError(f"GPUS spreads jobs over GPUs, DEVICE={chosen} is one device: give one of the two")
+    gpus = worker.gpus() if chosen in ("auto", "cuda") else []
+    strangers = [name for name in wanted or [] if name.isdecimal() and name not in gpus]
+    if strangers:
+        raise ValueError(f"there is no GPU {strangers[0]}; there are: {', '.join(gpus) or 'none'}")
+    return {"n_jobs": n_jobs, "device": chosen, "gpus": gpus if wanted is None else wanted}
+
+
+def resources(words):
+    """RESOURCES=GPU=1,MEM=2 -> {"GPU": 1.0, "MEM": 2.0}."""
+    if "RESOURCES" in words and "SCHEDULER" not in words:
+        raise ValueError("RESOURCES are those of a cluster's workers: give SCHEDULER too")
+    found = {}
+    for word in names(words, "RESOURCES") or []:
+        if not re.fullmatch(r"\w+=\d+(\.\d+)?", word):
+            raise ValueError(f"RESOURCES takes NAME=AMOUNT, separated by commas, not {word!r}")
+        name, _, amount = word.partition("=")
+        found[name] = float(amount)
+    return found
 
 
 # ---- the commands --------------------------------------------------------------------------------------------------
 
+def plan(words):
+    """What `reproduce` with the same words would run."""
+    from adlib import plan as plans
+
+    _, jobs, out = chosen(words)
+    places(words)  # says what is wrong with them
+    given = " ".join(f"{key}={value}" for key, value in words.items())
+    print(plans.text(jobs, out, force=words.get("FORCE") == "1", words=given))
+    return 0
+
+
 def reproduce(words):
     """The sweep."""
-    from adlib import register, sweep
+    from adlib import plan as plans
+    from adlib import sweep
+    from adlib.register import CHECKOUT
+
+    book, jobs, out = chosen(words)
+    drawn = plans.stand_ins(jobs) if out == CHECKOUT / "results" and "SCHEDULER" not in words else []
+    if drawn:
+        raise ValueError(f"results/ holds no rows of stand-ins, and {drawn[0]} is one here: name another OUT=, or have "
+                         "ADLIB_DATA name the real data")  # fmt: skip
+    how = {**places(words), "force": words.get("FORCE") == "1"}
+    if "SCHEDULER" not in words:
+        return close(sweep.reproduce(jobs, out, **how), out)
+    from adlib import cluster
+
+    if how.pop("gpus") and "GPUS" in words:
+        raise ValueError("GPUS are those of this machine: with SCHEDULER, workers have their own")
+    with cluster.connect(words["SCHEDULER"], jobs, resources(words)) as (n_now, new_slot):
+        print(f"{words['SCHEDULER']}: workers for {n_now} jobs at once now; those that join later get theirs too")
+        how["n_jobs"] = how["n_jobs"] or len(jobs)
+        return close(sweep.reproduce(jobs, out, new_slot=new_slot, waits=True, **how), out)
+
+
+def chosen(words):
+    """(register, jobs, folder for their rows), as the words of plan and reproduce choose them."""
+    from adlib import register
 
     if words.get("FORCE", "0") not in ("0", "1"):
         raise ValueError(f"FORCE is 1 or 0, not {words['FORCE']!r}")
+    resources(words)
     book = register.load()
+    jobs = register.jobs(book, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
+                         **choice(words))  # fmt: skip
+    return book, jobs, choose_out(words.get("OUT"), jobs, register.all_ids(book))
+
+
+def choice(words):
+    """What the words of CHOICE but PROFILE choose, as keyword arguments of `register.jobs`."""
     seeds = [number(seed, "SEEDS") for seed in names(words, "SEEDS")] if "SEEDS" in words else None
-    jobs = register.jobs(
-        book, papers=names(words, "PAPERS"), datasets=names(words, "DATASETS"), classes=names(words, "CLASSES"),
-        seeds=seeds, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
-        protocols=names(words, "PROTOCOLS"), backbones=names(words, "BACKBONES"),
-    )  # fmt: skip
-    out = choose_out(words.get("OUT"), jobs, register.all_ids(book))
-    report = sweep.reproduce(jobs, out, n_jobs(words), device(words), words.get("FORCE") == "1")
-    return close(report, out)
+    return {key.lower(): names(words, key) for key in CHOICE if key not in ("SEEDS", "PROFILE")} | {"seeds": seeds}
+
+
+def verify(words):
+    """Jobs again, old rows beside new ones."""
+    from adlib import register, sweep
+    from adlib import verify as verification
+
+    if not {"PAPERS", "DATASETS", "CLASSES"} & set(words):
+        raise ValueError("verify runs jobs again, hours of them: say which by PAPERS, DATASETS or CLASSES")
+    book, results, out = register.load(), register.CHECKOUT / "results", register.CHECKOUT / "build" / "verify"
+    again, said = [], None
+    for profile in [words["PROFILE"]] if "PROFILE" in words else ["quick", "paper"]:
+        try:
+            again += verification.committed(register.jobs(book, profile=profile, **choice(words)), results)
+        except ValueError as error:  # one of the profiles may lack what the other has
+            said = error
+    if not again:
+        raise said or ValueError("none of these jobs has rows in results/ that the register's settings gave")
+    report = sweep.reproduce(again, out, force=True, **places(words))
+    close(report, out)
+    records = verification.compare(again, results, out)
+    print(verification.table(records))
+    return 1 if any(record["verdict"] in ("outside", "missing") for record in records) else 0
+
+
+def rehearse(words):
+    """Every job of the register, small, on stand-ins."""
+    from adlib import register, rehearsal
+
+    jobs, n = rehearsal.jobs(register.load(), names(words, "PAPERS"), names(words, "DATASETS"))
+    print(f"{n} jobs of the register (seed 0, profiles quick and paper), {len(jobs)} of them different when cut down")
+    folder = register.CHECKOUT / "build" / "rehearsal"
+    return close(rehearsal.rehearse(jobs, folder, **places(words)), folder)
 
 
 def choose_out(wanted, jobs, ids):
@@ -210,7 +311,7 @@ def demo(words):
     started = time.monotonic()
     out = register.CHECKOUT / "build" / "demo"
     jobs = register.jobs(register.load(), profile="demo")
-    report = sweep.reproduce(jobs, out, n_jobs(words), device(words), force=True)
+    report = sweep.reproduce(jobs, out, force=True, **places(words))
     code = close(report, out)
     summary({"OUT": str(out)})
     shutil.rmtree(out / "pictures", ignore_errors=True)
@@ -235,7 +336,7 @@ def gallery(words):
     jobs = {paper: rooms.choose(book, paper) for paper in chosen}
     missing = [job for job in jobs.values() if not rooms.is_there(job)]
     if missing:
-        report = sweep.reproduce(missing, rooms.RESULTS, n_jobs(words), device(words), force=True)
+        report = sweep.reproduce(missing, rooms.RESULTS, force=True, **places(words))
         if close(report, rooms.RESULTS):
             return 1
     run_summary(rooms.RESULTS)

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROFILES = ["demo", "quick", "paper"]
 PROTOCOLS = ["official", "80-20", "superclass"]
 
-_PAPER_KEYS = ["title", "seeds", "profiles", "runs", "gallery"]
+_PAPER_KEYS = ["title", "seeds", "profiles", "runs", "gallery", "rehearsal"]
 _RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
 _OWN_IMAGES = ("folder:", "npz:")
@@ -152,6 +152,15 @@ def describe(one):
     protocol = "" if one["protocol"] == "official" else f" {one['protocol']}"
     backbone = f" {one['settings']['backbone']}" if "backbone" in one["settings"] else ""
     return f"{one['paper']}{backbone} {one['dataset']}{protocol} {one['class']} seed {one['seed']} {one['profile']}"
+
+
+def fingerprint():
+    """The first 12 hex digits of the SHA-256 of all that decides what a job gives: adlib/, notebooks/, the register."""
+    digest = hashlib.sha256()
+    for path in sorted([*CHECKOUT.glob("adlib/*.py"), *CHECKOUT.glob("notebooks/*.ipynb"),
+                        CHECKOUT / "experiments.toml"]):  # fmt: skip
+        digest.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()[:12]
 
 
 def _choose(wanted, choices, what):

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import pytest
 import toy
 
 from adlib import __main__ as program
-from adlib import register
+from adlib import register, standins, sweep
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -87,7 +88,17 @@ def run(checkout, *words):
     (["summary", "OUT=/no/such/folder"], "run reproduce first"),
     (["data"], "names of datasets"),
     (["data", "svhn"], "svhn"),
-    (["replicate"], "commands: reproduce"),
+    (["replicate"], "commands: plan, reproduce"),
+    (["plan", "PAPERS=three_stage"], "choices: two_stage"),
+    (["verify"], "say which by PAPERS"),
+    (["verify", "PAPERS=three_stage"], "choices: two_stage"),
+    (["verify", "PAPERS=cbigan", "CLASSES=screw"], "none of these jobs has rows"),
+    (["rehearse", "PAPERS=three_stage"], "no notebook"),
+    (["rehearse", "DATASETS=svhn"], "choices: mnist"),
+    (["reproduce", "GPUS=0", "DEVICE=cpu"], "one of the two"),
+    (["reproduce", "PAPERS=two_stage", "GPUS=99"], "there is no GPU 99"),
+    (["reproduce", "RESOURCES=GPU=1"], "give SCHEDULER too"),
+    (["reproduce", "SCHEDULER=tcp://127.0.0.1:9", "RESOURCES=GPU"], "NAME=AMOUNT"),
 ])  # fmt: skip
 def test_a_bad_word_is_one_sentence_and_exit_code_2(words, said, capsys):
     assert program.main(words) == 2
@@ -148,6 +159,38 @@ def test_demo_and_gallery_from_end_to_end(checkout):
     (gallery / "toy.ipynb").unlink()
     assert run(checkout, "gallery").returncode == 0  # from the notebook that is there: nothing runs again
     assert (gallery / "toy.ipynb").read_bytes() == before
+
+
+def test_plan_reproduce_and_verify_from_end_to_end(checkout):
+    said = run(checkout, "plan", "PROFILE=quick")
+    assert said.returncode == 0, said.stderr
+    assert "to run these 2: make reproduce PROFILE=quick" in said.stdout and not (checkout / "results").exists()
+
+    assert run(checkout, "reproduce", "PROFILE=quick", "CLASSES=8").returncode == 0
+    before = (checkout / "results" / "toy.csv").read_bytes()
+    said = run(checkout, "verify", "PAPERS=toy")
+    assert said.returncode == 0, said.stderr
+    assert "toy digits 8 seed 0 quick\n  old: cpu" in said.stdout and said.stdout.endswith("\n2 same\n")
+    assert (checkout / "results" / "toy.csv").read_bytes() == before
+    said = run(checkout, "plan", "PROFILE=quick")
+    assert "to run it: make reproduce PROFILE=quick" in said.stdout
+
+
+def test_results_take_no_rows_of_stand_ins_and_that_is_said_before_anything_runs(tmp_path, monkeypatch, capsys):
+    standins.write(tmp_path, names=["mnist"])
+    monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
+    monkeypatch.setattr(sweep, "reproduce", None)
+    assert program.main(["reproduce", "PAPERS=two_stage", "DATASETS=mnist", "PROFILE=quick", "FORCE=1"]) == 2
+    assert "results/ holds no rows of stand-ins, and mnist is one here" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
+    def full(*words):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "results/toy.csv.tmp")
+
+    monkeypatch.setattr(program, "summary", full)
+    assert program.main(["summary"]) == 2
+    assert capsys.readouterr().err == "adlib: [Errno 28] No space left on device: 'results/toy.csv.tmp'\n"
 
 
 def test_a_failing_job_makes_exit_code_1_and_ctrl_c_130_without_traceback(checkout):

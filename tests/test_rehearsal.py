@@ -1,0 +1,65 @@
+from pathlib import Path
+
+import pytest
+
+from adlib import register, rehearsal, results, sweep
+
+
+BOOK = register.load()
+
+
+def test_a_number_is_a_bound_and_anything_else_is_taken():
+    settings = {"epochs": 50, "n_train": None, "pixel_ae_epochs": 0, "methods": ["a", "b"]}
+    caps = {"epochs": 1, "n_train": 16, "pixel_ae_epochs": 1, "methods": ["a"]}
+    assert rehearsal.cut(settings, caps) == {"epochs": 1, "n_train": 16, "pixel_ae_epochs": 0, "methods": ["a"]}
+
+
+def test_every_job_of_seed_0_is_rehearsed_with_its_own_backbone_and_methods():
+    jobs, n = rehearsal.jobs(BOOK)
+    held = [job for paper in BOOK for profile in ("quick", "paper")
+            for job in register.jobs(BOOK, papers=[paper], seeds=[0], profile=profile)]  # fmt: skip
+    assert n == len(held)
+
+    def task(job):
+        settings = job["settings"]
+        kept = [str(settings.get(name)) for name in ("backbone", "methods", "presets", "ablations", "augment", "stem")]
+        return job["paper"], job["dataset"], job["protocol"], job["class"], *kept
+
+    assert {task(job) for job in jobs} == {task(job) for job in held}
+    assert len({job["id"] for job in jobs}) == len(jobs) < n
+
+
+def test_jobs_are_small_and_keep_what_is_smaller_still():
+    jobs, _ = rehearsal.jobs(BOOK, ["baselines", "feature_ae"])
+    for job in jobs:
+        settings = job["settings"]
+        assert settings["image_size"] == 32
+        if job["paper"] == "baselines":  # on small images none of these is trained, and none shall be here
+            assert settings["pixel_ae_epochs"] == (1 if job["dataset"] == "mvtec" else 0)
+        else:
+            assert (settings["epochs"], settings["n_train"]) == (1, 16)
+
+
+def test_papers_and_datasets_choose_and_a_wrong_one_is_named():
+    jobs, n = rehearsal.jobs(BOOK, ["two_stage", "cbigan"], ["mvtec"])
+    assert {job["paper"] for job in jobs} == {"cbigan"} and n == 17
+    with pytest.raises(ValueError, match="unknown dataset"):
+        rehearsal.jobs(BOOK, ["two_stage"], ["mvtec"])
+
+
+def test_each_paper_runs_on_each_dataset_and_protocol_of_its_own(tmp_path, monkeypatch):
+    """A slice of `make rehearse`: the real notebooks, on stand-ins of every layout that the register names."""
+    for name in ("ADLIB_DATA", "ADLIB_CACHE", "ADLIB_OFFLINE"):
+        monkeypatch.setenv(name, "")  # so that what the rehearsal sets is undone
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    jobs = rehearsal.a_slice(rehearsal.jobs(BOOK)[0])
+    places = {(job["paper"], job["dataset"], job["protocol"]) for job in jobs}
+    assert len(places) == len(jobs)
+    report = rehearsal.rehearse(jobs, tmp_path, n_jobs=2, device="cpu")
+    out = next(path for path in Path(tmp_path).iterdir() if len(path.name) == 12)
+    failed = {register.describe(job): sweep.log_path(out, job).read_text()[-2000:] for job in report["failed"]}
+    assert not failed
+    rows = [row for path in out.glob("*.csv") for row in results.read(path)]
+    assert {(row["paper"], row["dataset"], row["protocol"]) for row in rows} == places
+    assert all(results.of_stand_ins(row) for row in rows if row["dataset"] != "textures")
+    assert rehearsal.rehearse(jobs, tmp_path, n_jobs=2, device="cpu")["done"] == jobs  # it goes on where it was
