@@ -18,7 +18,7 @@ from adlib.rows import COLUMNS, KEY, METRICS, merge, of_stand_ins, progress, rea
 
 __all__ = [
     "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "of_stand_ins", "published", "verdict",
-    "read_all", "compare", "ours_alone", "bars", "method_label", "collect", "write_whole",
+    "read_all", "compare", "ours_alone", "bars", "method_label", "markdown_table", "collect", "write_whole",
 ]  # fmt: skip
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
@@ -299,6 +299,12 @@ def method_label(record):
     """The method with its backbone: ours with the source of its weights where it ran, else the printed one."""
     weights = record["row_weights"] or record["weights"]
     return f"{record['method']} ({weights})" if weights else record["method"]
+
+
+def markdown_table(header, lines):
+    """A table in Markdown: header, a list of words, and lines of as many cells."""
+    cells = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
 
 
 def collect(results_dir=None, published_dir=None, register=None):

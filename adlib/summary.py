@@ -7,18 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
-from adlib import results
-from adlib.results import method_label
+from adlib import claims, results
+from adlib.results import markdown_table, method_label
 
 
 START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
 
 
-def sections(records, alone=(), failed=(), stale=(), n_missing=None):
+def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=()):
     """The parts of the summary, title -> Markdown; each says so where there is nothing.
 
     records: those of `compare`; alone: those of `ours_alone`; failed: rows with status failed; stale: rows whose job
-    the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known.
+    the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known;
+    claimed: those of `claims.check`.
     """
     ran = [record for record in records if record["n_seeds"]]
     parts = []
@@ -37,6 +38,7 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None):
     jobs = f"{n_missing[0]} of the register's {n_missing[1]} jobs (all profiles) have no rows." if n_missing else ""
     return {
         "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
+        "Claim by claim": _joined([CLAIMS, claims.table(claimed)]) if claimed else "None.",
         "Other rows": _joined([
             "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
             "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
@@ -52,7 +54,7 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None):
 
 def _compared(records):
     header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
-    return _markdown_table(header, [
+    return markdown_table(header, [
         [r["dataset"], r["protocol"], f"**{method_label(r)}**" if r["method"] == r["paper"] else method_label(r),
          r["metric"], _as_printed(r), _as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
     ])  # fmt: skip
@@ -60,7 +62,7 @@ def _compared(records):
 
 def _alone(records):
     header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
-    return _markdown_table(header, [
+    return markdown_table(header, [
         [r["paper"], r["dataset"], r["protocol"], method_label(r), r["metric"], _as_ours(r), r["profile"],
          f"{r['n_classes']} of {r['n_expected'] or '?'}" + (f" and {r['n_others']} more" if r["n_others"] else ""),
          str(r["n_seeds"]), _remarks(r)] for r in records
@@ -73,7 +75,7 @@ def _listed(rows, more):
     lines = {}
     for line in rows:
         lines.setdefault(tuple(line[name] for name in names), {})[line["class"]] = None  # a dict: in order, each once
-    return _markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
+    return markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
 
 
 def _as_printed(record):
@@ -102,14 +104,15 @@ def _printed_for_these(record):
     return f"printed for {', '.join(record['classes'])}: {mean:.3f}"
 
 
-def _markdown_table(header, lines):
-    cells = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in [header, ["---"] * len(header), *cells])
-
-
 def _joined(parts):
     return "\n\n".join(part for part in parts if part)
 
+
+CLAIMS = """\
+Each claim of a paper in a sentence of ours, what tests it, and what came out: points are hundredths of AUROC or of
+balanced accuracy (B), the mean over classes of the difference of two methods on the same images with the same seed, ±
+its standard deviation over seeds. *holds* and *does not hold*: by the sign of the mean, and where there are seeds only
+if its 95 % t-interval leaves out zero, else *undecided*."""
 
 DEFINITIONS = """\
 - **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
@@ -132,10 +135,17 @@ def summary_markdown(records, **parts):
     return _joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
 
 
+def collect(results_dir=None, published_dir=None, register=None):
+    """What `sections` takes, as a dict; the claims where a row stands beside one of the checkout's printed numbers."""
+    parts = results.collect(results_dir, published_dir, register)
+    ours = published_dir in (None, results.CHECKOUT / "published") and any(one["n_seeds"] for one in parts["records"])
+    return {**parts, "claimed": claims.check(claims.load(), results_dir) if ours else []}
+
+
 def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
     """Write out_dir/summary.md from the rows in results_dir (None: out_dir itself); returns its path."""
     path = Path(out_dir) / "summary.md"
-    parts = results.collect(out_dir if results_dir is None else results_dir, published_dir, register)
+    parts = collect(out_dir if results_dir is None else results_dir, published_dir, register)
     results.write_whole(path, summary_markdown(**parts).encode())
     return path
 
@@ -144,7 +154,7 @@ def headline(records):
     """The own method of each paper that has a notebook, one line per printed number: printed, ours, verdict."""
     here = {path.stem for path in (results.CHECKOUT / "notebooks").glob("*.ipynb")}
     own = [record for record in records if record["method"] == record["paper"] and record["paper"] in here]
-    return _markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
+    return markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
         [f"`{r['paper']}`" + (f" ({r['weights']})" if r["weights"] else ""), f"{r['dataset']}, {r['protocol']}",
          r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "",
          "; ".join(filter(None, [r["verdict"], r["n_seeds"] and _printed_for_these(r)]))]

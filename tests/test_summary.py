@@ -176,7 +176,7 @@ def test_the_notebook_renders(tmp_path, rows, monkeypatch):
                 names.update(results_dir=str(folder), out_dir=str(tmp_path / "out"))
     figures = [thing for thing in shown if hasattr(thing, "axes")]
     assert len(figures) == {none: 0, one: 1, many: 3, only_baselines: 1, failed: 0}[rows]
-    assert len(shown) - len(figures) == 6  # the sections
+    assert len(shown) - len(figures) == 7  # the sections
     assert (tmp_path / "out" / "summary.md").read_text().startswith("# What the papers print")
 
 
