@@ -113,9 +113,11 @@ def run_job(job, options):
     from distributed import get_worker
 
     worker.set_environment(worker.environment(worker.cores()))
-    with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as work:
+    me = get_worker()
+    # in the worker's own folder: what a killed one leaves there goes when the next worker of this machine starts
+    with tempfile.TemporaryDirectory(prefix="adlib-", dir=me.local_directory, ignore_cleanup_errors=True) as work:
         over = threading.Event()
-        teller = threading.Thread(target=_tell, args=(get_worker(), job, work, over), daemon=True)
+        teller = threading.Thread(target=_tell, args=(me, job, work, over), daemon=True)
         teller.start()
         try:
             return worker.run_job(job, {"notebooks": str(CHECKOUT / "notebooks"), **options, "work": work})

@@ -274,8 +274,11 @@ def _die(root):
         except (AttributeError, OSError):
             process.kill()
         shutil.rmtree(os.path.dirname(kernel.connection_file), ignore_errors=True)
-    if root is not None:
+    for _ in range(50):  # this worker's main thread, and its kernel until it is gone, may write there meanwhile
+        if root is None or not os.path.exists(root):
+            break
         shutil.rmtree(root, ignore_errors=True)
+        time.sleep(0.02)
     os._exit(1)
 
 
