@@ -8,14 +8,16 @@ import json
 import os
 import re
 import tempfile
+from pathlib import Path
 
-from adlib import results
+from adlib import results, worker
 from adlib.register import CHECKOUT, describe, jobs
 from adlib.sweep import notebook_path, outstanding, rows_path, scores_path
 
 
 RESULTS = CHECKOUT / "results"
 LARGEST = 1_500_000  # bytes: more than that a forge does not render
+ROWS = "rows"  # the tag of cells that need nothing but these, printed tables and result rows
 
 
 def choose(register, paper):
@@ -43,14 +45,18 @@ def is_there(job):
 def hang(job, licence):
     """Write the cleaned notebook of a job, its scores, and the picture of its cell tagged `cover` for the README.
 
-    Returns the notebook's path. Raises ValueError if it is too big.
+    Its last section is that of the notebook's source, set anew from the rows there are now (`renewed`). Returns the
+    notebook's path. Raises ValueError if it is too big.
     """
     row = next(row for row in results.read(rows_path(RESULTS, job)) if row["job"] == job["id"])
     given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
     place = f"on `{row['device']}`" if row["device"] else "on a device not recorded"
     text = (f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
-            f"Settings of the profile: {given}.  \n{licence}").rstrip()  # fmt: skip
-    path = _write(job["paper"], notebook_path(RESULTS, job), text)
+            f"Settings of the profile: {given}. The last section was set anew from the rows under `results/` when "
+            f"this page was hung.  \n{licence}").rstrip()  # fmt: skip
+    source = CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
+    executed = renewed(notebook_path(RESULTS, job).read_text(encoding="utf-8"), source)
+    path = _write(job["paper"], executed, text)
     for picture in pictures(path, tag="cover"):
         results.write_whole(path.with_suffix(".png"), picture)
     results.write_whole(path.with_name(f"{job['paper']}.scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
@@ -67,15 +73,40 @@ def pictures(notebook, tag=None):
 
 def hang_summary():
     """Write the cleaned summary; returns its path."""
-    return _write("summary", RESULTS / "notebooks" / "summary.ipynb", "Executed on the rows under `results/`; each "
-                  "number stands beside its profile.")  # fmt: skip
+    executed = (RESULTS / "notebooks" / "summary.ipynb").read_text(encoding="utf-8")
+    return _write("summary", executed, "Executed on the rows under `results/`; each number stands beside its profile.")
 
 
-def _write(name, source, header):
-    content = cleaned(source.read_text(encoding="utf-8"), header).encode()
+def renewed(text, source):
+    """The text of an executed notebook whose end, from section 9 on, is that of `source`, its path, executed now.
+
+    A run cannot know the rows that came after it. Executed are the cells of `source` tagged `rows`, in a kernel of
+    their own; other code cells of the section keep what the run gave. Without such cells the text stays as it is.
+    """
+    cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+    notebook, starts = json.loads(text), [n for n, cell in enumerate(cells) if "## 9." in "".join(cell["source"])]
+    some = [cell for cell in cells if ROWS in cell["metadata"].get("tags", [])]
+    known = {cell.get("id"): n for n, cell in enumerate(notebook["cells"])}
+    if not some or not starts or cells[starts[0]]["id"] not in known:
+        return text
+    with tempfile.TemporaryDirectory(prefix="adlib-") as folder:
+        small = Path(folder, "rows.ipynb")
+        small.write_text(json.dumps({**notebook, "cells": some}), encoding="utf-8")
+        worker.set_environment(worker.environment(worker.cores()))
+        worker.execute(small, Path(folder, "executed.ipynb"), {})
+        fresh = {cell["id"]: cell for cell in json.loads(Path(folder, "executed.ipynb").read_text("utf-8"))["cells"]}
+    old = {cell.get("id"): cell for cell in notebook["cells"]}
+    end = [fresh.get(cell["id"]) or (cell if cell["cell_type"] == "markdown" else old.get(cell["id"]))
+           for cell in cells[starts[0]:]]  # fmt: skip
+    notebook["cells"][known[cells[starts[0]]["id"]]:] = [cell for cell in end if cell is not None]
+    return json.dumps(notebook)
+
+
+def _write(name, executed, header):
+    content = cleaned(executed, header).encode()
     if len(content) > LARGEST:
-        raise ValueError(f"{source} is {len(content) / 1e6:.1f} MB, more than the gallery's {LARGEST / 1e6:.1f} MB: "
-                         "make its pictures smaller")  # fmt: skip
+        raise ValueError(f"the notebook {name} is {len(content) / 1e6:.1f} MB, more than the gallery's "
+                         f"{LARGEST / 1e6:.1f} MB: make its pictures smaller")  # fmt: skip
     path = RESULTS / "gallery" / f"{name}.ipynb"
     results.write_whole(path, content)
     return path

@@ -44,12 +44,39 @@ def test_a_cleaned_notebook_is_a_valid_notebook():
     nbformat.validate(notebook)
 
 
-def test_a_notebook_that_is_too_large_is_an_error(tmp_path, monkeypatch):
-    source = tmp_path / "big.ipynb"
-    source.write_text(json.dumps(executed()))
+def cell(name, source, kind="code", tags=(), output=None):
+    outputs = [{"output_type": "stream", "name": "stdout", "text": [output]}] if output else []
+    code = {"outputs": outputs, "execution_count": None} if kind == "code" else {}
+    return {"cell_type": kind, "id": name, "metadata": {"tags": list(tags)}, "source": source, **code}
+
+
+def test_the_last_section_is_that_of_the_source_with_todays_rows_and_all_before_is_the_run(tmp_path):
+    run = [cell("imports", "x = 1", output="old"), cell("training", "train()", output="of the run"),
+           cell("nine", "## 9. Claims, as they were", "markdown"), cell("of-rows", "print(x)", output="old"),
+           cell("of-run", "print(residuals)", output="of the run")]  # fmt: skip
+    source = [cell("imports", "x = 2", tags=["rows"]), cell("training", "train(better=True)"),
+              cell("nine", "## 9. Claims", "markdown"), cell("of-rows", "print(f'{x} rows')", tags=["rows"]),
+              cell("of-run", "print(residuals)"), cell("last", "What we make of it.", "markdown")]  # fmt: skip
+    whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+    path = tmp_path / "toy.ipynb"
+    path.write_text(json.dumps({**whole, "cells": source}))
+    cells = json.loads(gallery.renewed(json.dumps({**whole, "cells": run}), path))["cells"]
+    assert [one["id"] for one in cells] == ["imports", "training", "nine", "of-rows", "of-run", "last"]
+    assert cells[:2] == run[:2] and cells[4] == run[4]
+    assert "".join(cells[2]["source"]) == "## 9. Claims"
+    assert "".join(cells[3]["outputs"][0]["text"]) == "2 rows\n"
+
+
+def test_a_notebook_without_cells_on_rows_stays_as_it_is(tmp_path):
+    path = tmp_path / "toy.ipynb"
+    path.write_text(json.dumps({"cells": [cell("nine", "## 9. Claims", "markdown")]}))
+    assert gallery.renewed(json.dumps(executed()), path) == json.dumps(executed())
+
+
+def test_a_notebook_that_is_too_large_is_an_error(monkeypatch):
     monkeypatch.setattr(gallery, "LARGEST", 100)
     with pytest.raises(ValueError, match="make its pictures smaller"):
-        gallery._write("big", source, "x")
+        gallery._write("big", json.dumps(executed()), "x")
 
 
 def test_a_paper_without_a_place_in_the_gallery_is_an_error():

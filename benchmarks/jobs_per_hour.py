@@ -1,0 +1,57 @@
+"""How many jobs an hour does a sweep finish, one at a time and several, beside papermill's command line?
+
+    python benchmarks/jobs_per_hour.py [--paper baselines] [--jobs 6] [--at-once 1 2]
+
+The same jobs every way: the demo of one paper on so many classes of embedded digits. Outside is the share of the
+workers' time in which no cell of a notebook ran: kernels that start, notebooks that are written, waiting.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+from adlib import register, worker
+from adlib.sweep import reproduce
+
+
+def command_line(jobs, folder):
+    """Seconds for papermill's own command, job after job, a process each."""
+    environment = {**os.environ, **worker.environment(worker.cores())}
+    started = time.perf_counter()
+    for job in jobs:
+        notebook = register.CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
+        given = worker.job_parameters(job, "auto", folder, notebook)
+        words = [word for name, value in given.items() for word in ("-y", f"{name}: {json.dumps(value)}")]
+        subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3", *words,
+                        str(notebook), f"{folder}/out.ipynb"], check=True, env=environment, capture_output=True,
+                       cwd=notebook.parent)  # fmt: skip
+    return time.perf_counter() - started
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--paper", default="baselines")
+    parser.add_argument("--jobs", type=int, default=6)
+    parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2])
+    options = parser.parse_args()
+    jobs = [register.job(options.paper, "digits", str(number % 10), "official", number // 10, "demo", {})
+            for number in range(options.jobs)]  # fmt: skip
+    lines = []
+    with tempfile.TemporaryDirectory() as folder:
+        reproduce(jobs[:1], f"{folder}/first", 1)  # prepares what all of them read, and warms the disk's cache
+        lines.append(("papermill's command, one after another", command_line(jobs, folder), None))
+        for at_once in options.at_once:
+            report = reproduce(jobs, f"{folder}/{at_once}", at_once)
+            lines.append((f"make reproduce JOBS={at_once}", report["seconds"], report["outside"]))
+    print(f"\n{len(jobs)} jobs of {options.paper}, {worker.cores()} cores")
+    for name, seconds, outside in lines:
+        told = "" if outside is None else f"  {100 * outside:3.0f} % of it outside the notebooks' cells"
+        ratio = f"{lines[0][1] / seconds:5.2f} x"
+        print(f"{name:42}{seconds:7.1f} s {3600 * len(jobs) / seconds:7.0f} jobs an hour {ratio}{told}")
+
+
+if __name__ == "__main__":
+    main()
