@@ -276,6 +276,7 @@ def summary(words):
         from adlib import summary as pages
 
         pages.write_readme(CHECKOUT / "README.md", results.compare())
+        results.write_whole(out / "gaps.md", pages.gaps().encode())
     print(first_tables((out / "summary.md").read_text(encoding="utf-8")))
     print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
     return 0

@@ -1,8 +1,11 @@
 """The records of `results.compare` as Markdown: results/summary.md, and the table at the top of the README.
 
     summary.write_summary("results")                                  # results/summary.md
+    summary.gaps()                                                    # results/gaps.md
     print(summary.headline(results.compare()))
 """
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -148,6 +151,23 @@ def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
     parts = collect(out_dir if results_dir is None else results_dir, published_dir, register)
     results.write_whole(path, summary_markdown(**parts).encode())
     return path
+
+
+def gaps(notebooks=None):
+    """What each paper leaves open and what is done here: section 8 of every notebook on one page, as Markdown."""
+    folder = results.CHECKOUT / "notebooks" if notebooks is None else Path(notebooks)
+    parts = ["# What the papers leave open, and what we chose\n\nSection 8 of each notebook, on one page. *silent*: "
+             "the paper says nothing; *measured difference*: the section or the method that shows it."]
+    for path in sorted(folder.glob("*.ipynb")):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+        section = re.search(r"(?ms)^## 8\. [^\n]*\n(.*?)(?=^## 9\. )", text)
+        if section and (table := re.search(r"(?m)^\|.*(?:\n\|.*)*", section[1])):
+            title = re.search(r"(?m)^# (.+)$", text)[1]
+            link = f"[{title}](../notebooks/{path.name})"
+            rest = [section[1][:table.start()].strip(), table[0], section[1][table.end():].strip()]
+            parts += [f"## `{path.stem}`: {link}", *filter(None, rest)]
+    return "\n\n".join(parts) + "\n"
 
 
 def headline(records):

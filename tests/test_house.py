@@ -68,13 +68,21 @@ def test_the_readme_names_only_make_targets_and_files_that_exist():
     readme = (ROOT / "README.md").read_text()
     phony = re.search(r"\.PHONY: (.+)", (ROOT / "Makefile").read_text()).group(1).split()
     assert set(re.findall(r"`?\bmake ([a-z]+)", "\n".join(re.findall(r"`[^`]+`", readme)))) <= set(phony)
-    for target in re.findall(r"\]\(([^)#]+)\)", readme):
+    for target in re.findall(r"\]\((?!https://)([^)#]+)\)", readme):
         assert (ROOT / target).exists(), f"README links to {target}, which is not there"
 
 
 def test_the_readmes_table_is_what_the_rows_say():
     shown = (ROOT / "README.md").read_text().partition(summary.START)[2].partition(summary.END)[0].strip()
     assert shown == summary.headline(results.compare())
+
+
+def test_the_page_of_gaps_is_what_the_notebooks_say():
+    page = (ROOT / "results" / "gaps.md").read_text()
+    assert page == summary.gaps()
+    for paper in tomllib.loads((ROOT / "experiments.toml").read_text()):
+        section = page.partition(f"## `{paper}`")[2].partition("\n## ")[0]
+        assert paper == "baselines" or sum(line.startswith("| ") for line in section.splitlines()) > 10, paper
 
 
 def test_the_gallerys_scores_give_the_aurocs_of_a_job_again():
