@@ -210,7 +210,7 @@ def verify(words):
     if not {"PAPERS", "DATASETS", "CLASSES"} & set(words):
         raise ValueError("verify runs jobs again, hours of them: say which by PAPERS, DATASETS or CLASSES")
     book, results, out = register.load(), register.CHECKOUT / "results", register.CHECKOUT / "build" / "verify"
-    again, said = [], None
+    again, said = [], None  # jobs that have rows
     for profile in [words["PROFILE"]] if "PROFILE" in words else ["quick", "paper"]:
         try:
             again += verification.committed(register.jobs(book, profile=profile, **choice(words)), results)
@@ -218,8 +218,9 @@ def verify(words):
             said = error
     if not again:
         raise said or ValueError("none of these jobs has rows in results/ that the register's settings gave")
-    report = sweep.reproduce(again, out, force=True, **places(words))
-    close(report, out)
+    how = places(words)
+    shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one
+    close(sweep.reproduce(again, out, **how), out)
     records = verification.compare(again, results, out)
     print(verification.table(records))
     return 1 if any(record["verdict"] in ("outside", "missing") for record in records) else 0

@@ -44,15 +44,21 @@ def end(process):
             child.kill()
 
 
+def start_scheduler(folder):
+    """(its process, its address)."""
+    file = folder / "scheduler.json"
+    process = start(folder, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file",
+                    str(file))  # fmt: skip
+    wait_for(lambda: file.exists() and file.read_text().endswith("}"))
+    return process, json.loads(file.read_text())["address"]
+
+
 @pytest.fixture(scope="module")
 def head(tmp_path_factory):
     """(address of a scheduler, start a worker of it)."""
-    folder, processes = tmp_path_factory.mktemp("cluster"), []
-    file = folder / "scheduler.json"
-    processes.append(start(folder, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard",
-                           "--scheduler-file", str(file)))  # fmt: skip
-    wait_for(file.exists)
-    address = json.loads(file.read_text())["address"]
+    folder = tmp_path_factory.mktemp("cluster")
+    process, address = start_scheduler(folder)
+    processes = [process]
 
     def worker(*words):
         processes.append(start(folder, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard", *words))
@@ -128,3 +134,24 @@ def test_what_no_worker_offers_and_what_one_lacks_is_said_before_anything_runs(h
     with pytest.raises(ValueError, match="worker tcp://.* has another version of the code"):
         with cluster.connect(address, [job]):
             pass
+
+
+def test_a_scheduler_that_is_lost_ends_the_sweep_with_a_sentence(tmp_path, monkeypatch):
+    scheduler, address = start_scheduler(tmp_path)
+    worker = start(tmp_path, "worker", address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
+    log = tmp_path / "log"
+    jobs = [toy.toy_job(trouble="until told", log=str(log))]
+    follow = sweep._follow
+
+    def lose(one, out):
+        follow(one, out)
+        if log.exists() and scheduler.poll() is None:
+            end(scheduler)
+
+    monkeypatch.setattr(sweep, "_follow", lose)
+    with pytest.raises(RuntimeError, match=f"the scheduler at {address} is gone; what was finished is kept"):
+        with cluster.connect(address, jobs) as (_, new_slot):
+            sweep.reproduce(jobs, tmp_path / "out", 1, notebooks=toy.write_notebook(tmp_path / "notebooks"),
+                            new_slot=new_slot, waits=True)  # fmt: skip
+    Path(f"{log}.go").touch()
+    end(worker)

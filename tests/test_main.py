@@ -172,6 +172,13 @@ def test_plan_reproduce_and_verify_from_end_to_end(checkout):
     assert said.returncode == 0, said.stderr
     assert "toy digits 8 seed 0 quick\n  old: cpu" in said.stdout and said.stdout.endswith("\n2 same\n")
     assert (checkout / "results" / "toy.csv").read_bytes() == before
+    notebook = checkout / "notebooks" / "toy.ipynb"
+    notebook.write_text(notebook.read_text().replace("auroc=0.75", "auroc=0.85"))
+    said = run(checkout, "verify", "PAPERS=toy")
+    assert said.returncode == 1 and said.stdout.endswith("\n2 outside\n")
+    notebook.write_text(notebook.read_text().replace("auroc=0.85", "auroc=[]"))
+    said = run(checkout, "verify", "PAPERS=toy")  # the rows of the call before do not stand in for it
+    assert said.returncode == 1 and said.stdout.endswith("\n2 missing\n")
     said = run(checkout, "plan", "PROFILE=quick")
     assert "to run it: make reproduce PROFILE=quick" in said.stdout
 
