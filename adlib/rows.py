@@ -30,6 +30,8 @@ COLUMNS = [
 
 _NEVER_EMPTY = ["paper", "method", "dataset", "protocol", "class", "seed", "profile"]  # of a row that is `ok`
 _DECIMALS = {**dict.fromkeys(METRICS, 6), "train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0}
+_NUMBERS = ["seed", "n_train", "n_test", "n_anomalous", "train_seconds", "ms_per_image", "n_parameters",
+            "peak_memory_mb", "steps"]  # fmt: skip
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
 
 
@@ -65,6 +67,13 @@ def _cell(name, value):
     return " ".join(str(value).split())
 
 
+def _is_number(text):
+    try:
+        return 0 <= float(text) < float("inf")
+    except ValueError:
+        return False
+
+
 def _check_row(cells, where):
     """ValueError, beginning with `where`, unless the row is whole and its metrics are numbers in [0, 1]."""
     for metric in METRICS:
@@ -75,6 +84,9 @@ def _check_row(cells, where):
                 good = False
             if not good:
                 raise ValueError(f"{where}: {metric} is {cells[metric]!r}, not a number in [0, 1]")
+    for name in _NUMBERS:
+        if cells[name] != "" and not _is_number(cells[name]):
+            raise ValueError(f"{where}: {name} is {cells[name]!r}, not a number from 0")
     if cells["status"] not in ("ok", "failed"):
         raise ValueError(f"{where}: status is {cells['status']!r}, neither 'ok' nor 'failed'")
     needed = _NEVER_EMPTY if cells["status"] == "ok" else ["job"]
@@ -141,15 +153,21 @@ def read(path):
     """The rows of a result file as dicts of text; [] where there is no such file.
 
     Raises ValueError, naming file and line, where the file is damaged: another header, a wrong number of cells, a
-    metric that is no number in [0, 1], a row without its key, an end in the middle of a line.
+    metric that is no number in [0, 1], a count or time that is none, a row without its key or with another's, an end
+    in the middle of a line.
     """
     path = Path(path)
     try:
         lines = read_table(path, COLUMNS)
     except FileNotFoundError:
         return []
+    seen = set()
     for number, cells in lines:
         _check_row(cells, f"{path}, line {number}")
+        key = tuple(cells[name] for name in KEY) if cells["status"] == "ok" else cells["job"]
+        if key in seen:
+            raise ValueError(f"{path}, line {number}: a second row of the same key")
+        seen.add(key)
     return [cells for _, cells in lines]
 
 

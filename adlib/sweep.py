@@ -259,8 +259,18 @@ def keep(out, job, outcome):
     """Write what a job gave under `out`: notebook and scores first, the rows last, since they say that it is done.
 
     A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is, and its
-    checkpoint too. In results/ a job that was run on stand-ins counts as failed.
+    checkpoint too. In results/ a job that was run on stand-ins counts as failed. Two sweeps that run the same job at
+    once keep what they have one after the other: the rows that stand belong to the notebook that stands.
     """
+    from filelock import FileLock  # only the sweep needs it
+
+    lock = Path(out) / f"{job['paper']}.keep.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        _keep(out, job, outcome)
+
+
+def _keep(out, job, outcome):
     path = notebook_path(out, job)
     failed = path.with_suffix(".failed.ipynb")
     if Path(out) == CHECKOUT / "results" and any(results.of_stand_ins(row) for row in outcome["rows"]):
