@@ -3,6 +3,7 @@
     write_whole("results/two_stage.csv", b"paper,method\\n...")
     for number, cells in read_table("results/two_stage.csv", ["paper", "method"]): ...
 """
+import contextlib
 import csv
 import io
 import os
@@ -18,12 +19,17 @@ def write_whole(path, content, durable=True):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        if durable:
-            os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError:  # no room: the half of it is of no use
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_table(path, columns):

@@ -25,7 +25,7 @@ from pathlib import Path
 from adlib import results
 from adlib.display import Display, progress_text
 from adlib.register import CHECKOUT, describe, place
-from adlib.worker import cell_seconds, cores, job_parameters, last_line, process_slot, run_job
+from adlib.worker import cell_seconds, cores, job_parameters, last_line, process_slot, run_job, whole_notebook
 
 
 ATTEMPTS = 3  # times that a job is submitted while its workers die
@@ -234,9 +234,8 @@ def _note(out, job, *texts):
 def _failure(error, work):
     """The outcome of a job that gave back nothing; papermill saves after each cell, so there may be a notebook."""
     try:
-        text = Path(work, "executed.ipynb").read_text(encoding="utf-8")
-        json.loads(text)  # the worker may have died while it wrote
-    except (OSError, ValueError):
+        text = whole_notebook(Path(work, "executed.ipynb"))
+    except OSError:  # it failed anyhow
         text = None
     return {"rows": [], "scores": None, "notebook": text, "error": error, "seconds": 0.0,
             "cell_seconds": cell_seconds(text)}  # fmt: skip

@@ -32,10 +32,13 @@ START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
 LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
 # An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
-# the outputs of cells, and these are lost with it.
+# the outputs of cells, and these are lost with it. And where Linux can do it (1 is PR_SET_PDEATHSIG), a kernel ends
+# with its worker at once: ipykernel looks for it once a second, and writes meanwhile into folders that are to go.
 _LAUNCH = """\
-import faulthandler, os, runpy
+import ctypes, faulthandler, os, runpy, signal, sys
 faulthandler.enable(os.dup(2))
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _live_kernels = set()  # kernel managers of this worker, so that a dying worker takes its kernel along
@@ -133,14 +136,31 @@ def run_job(job, options):
     except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
         outcome["error"] = last_line(error)
         outcome["log"] = _ANSI.sub("", str(error))[-LOG_MOST:]
-    log = work / KERNEL_LOG
-    if log.is_file():
-        outcome["log"] = log.read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
-    if executed.is_file():
-        outcome["notebook"] = executed.read_text(encoding="utf-8")
+    try:
+        log = work / KERNEL_LOG
+        if log.is_file():
+            outcome["log"] = log.read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
+        outcome["notebook"] = whole_notebook(executed)
+        if outcome["notebook"] is None and outcome["error"] is None:
+            outcome["error"] = "the notebook ran to its end but is not to be found, or only half of it"
+    except OSError as error:
+        outcome["error"] = outcome["error"] or last_line(error)
     outcome["seconds"] = time.monotonic() - started
     outcome["cell_seconds"] = cell_seconds(outcome["notebook"])
     return outcome
+
+
+def whole_notebook(path):
+    """The text of an executed notebook; None where there is none, or half of one: its writer died, or had no room.
+
+    Raises OSError where it is there and cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        json.loads(text)
+    except (FileNotFoundError, ValueError):
+        return None
+    return text
 
 
 def execute(notebook, output, parameters):

@@ -219,28 +219,6 @@ def begun(one):
     return [int(event[3]) for event in one.events() if event[0] == "begin"]
 
 
-@pytest.mark.slow
-def test_a_worker_killed_while_it_hands_over_its_job_is_replaced(arena):
-    """Half a message stands in the pipe then, for whose other half nobody may wait."""
-    one, count = arena(small_jobs(1, chatter=1_000_000)), TABLE.of("worker killed")  # more than a pipe holds
-    parent = one.start()
-    wait_for(lambda: [event for event in one.events() if event[0] == "end"])
-    stop(faults.psutil.Process(parent.pid))  # it reads nothing now
-    workers, _ = of_sweep(parent)
-    wait_for(lambda: not of_sweep(parent)[1])  # the kernel has ended
-    [victim], seconds = workers, []
-    while len(seconds) < 20 or seconds[-1] > seconds[-20]:  # until it does nothing but wait for the pipe
-        seconds.append(sum(victim.cpu_times()[:2]))
-        time.sleep(0.05)
-    kill(victim)
-    count["injected"] += 1
-    count["running"] += 1
-    parent.send_signal(signal.SIGCONT)
-    assert one.report(parent)["ok"] == ids(one.jobs)
-    one.check_nothing_left()
-    check_finished(one, Ledger(one.out, one.jobs), lambda: finish(one), count)
-
-
 # ---- two sweeps at once --------------------------------------------------------------------------------------------
 
 @pytest.mark.slow
