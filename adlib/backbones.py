@@ -108,10 +108,13 @@ def there(backbone):
     found = sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []
     digits = {path: re.search("-([0-9a-f]{8})$", path.stem) for path in found}
     found = [path for path in found if not digits[path] or digits[path][1] in known]
-    downloads = Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve() / "downloads"
-    downloaded = downloads / f"{backbone}-{known[0]}.pth"
+    downloaded = _downloads() / f"{backbone}-{known[0]}.pth"
     found = sorted(found, key=lambda path: not digits[path]) + [downloaded] * downloaded.is_file()
     return found[0] if found else None
+
+
+def _downloads():
+    return Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve() / "downloads"
 
 
 def _resnet(backbone):
@@ -141,7 +144,7 @@ def _imagenet(backbone):
         advice += f" ({', '.join(unknown)} has another checksum: give its path as weights to use it)"
     models = import_torchvision().models
     url = models.get_model_weights(backbone)["IMAGENET1K_V1"].url
-    folder = Path(os.environ.get("ADLIB_CACHE") or "~/.cache/adlib").expanduser().resolve() / "downloads"
+    folder = _downloads()
     path = folder / url.rsplit("/", 1)[1]
     if path.is_file():
         return path

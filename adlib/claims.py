@@ -127,9 +127,7 @@ def _decided(margins):
     """"holds", "does not hold" or "undecided", by the mean of margins over seeds and its 95 % t-interval."""
     mean = margins.mean()
     if len(margins) > 1:
-        from scipy.special import stdtrit  # Student's t
-
-        half = stdtrit(len(margins) - 1, 0.975) * margins.std(ddof=1) / np.sqrt(len(margins))
+        half = results.t_quantile(len(margins)) * margins.std(ddof=1) / np.sqrt(len(margins))
         if abs(mean) <= half:
             return "undecided"
     return "holds" if mean > 0 else "does not hold"

@@ -103,13 +103,17 @@ def compact(figure):
 
 def curves(panels, xlabel="epoch"):
     """Panels side by side: title -> {label: values}, one value for each epoch, counted from 1."""
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.2 * len(panels), 2.4), squeeze=False, layout="constrained")
+    beside = len(panels) == 1 and len(next(iter(panels.values()))) > 3  # no room inside for such a legend
+    size = (3.2 * len(panels) + 1.8 * beside, 2.4)
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for label, values in lines.items():
             axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, marker="o", markersize=2.5)
         axis.set(title=title, xlabel=xlabel)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
-        if len(lines) > 1:
+        if beside:
+            axis.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+        elif len(lines) > 1:
             axis.legend()
     return figure
 
@@ -147,7 +151,7 @@ def class_bars(title, metric, class_names, series):
     Takes what `results.bars` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value in
     [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run stays empty.
     """
-    palette = [*plt.get_cmap("tab10").colors, *plt.get_cmap("Set2").colors]
+    palette = [color for name in ("tab10", "Set2", "Dark2", "Paired") for color in plt.get_cmap(name).colors]
     inches = min(9, max(4.5, 1.2 + 0.11 * len(class_names) * (len(series) + 2)))
     columns = max(1, min(len(series), int(inches / 2.2)))
     figure, axis = plt.subplots(figsize=(inches, 2.6 + 0.17 * -(-len(series) // columns)), layout="constrained")

@@ -18,9 +18,11 @@ from adlib.rows import COLUMNS, KEY, METRICS, merge, of_stand_ins, progress, rea
 
 __all__ = [
     "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "of_stand_ins", "published", "verdict",
+    "TOLERANCE", "t_quantile",
     "read_all", "compare", "ours_alone", "bars", "method_label", "markdown_table", "collect", "write_whole",
 ]  # fmt: skip
 
+TOLERANCE = 0.01  # of a verdict
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
 CHECKOUT = Path(__file__).resolve().parents[1]
 _COPY_IN_PART = re.compile(r"\((\d+ of \d+ classes)\)$")  # what data.py puts behind the source of such a copy
@@ -72,15 +74,20 @@ def verdict(published, unit, ours, n_expected, profile, n_others=0, copy=""):
     means = np.array([np.mean(values) for values in ours])
     difference = float(means.mean() - published)
     rounding = 1e-9  # so that a difference of just the tolerance counts as within it, whatever binary fractions do
-    if abs(difference) <= 0.01 + unit / 2 + rounding:
+    if abs(difference) <= TOLERANCE + unit / 2 + rounding:
         return "reproduced"
     if len(means) >= 3:
-        from scipy.special import stdtrit  # Student's t; here, for a job does not need SciPy
-
-        half_width = stdtrit(len(means) - 1, 0.975) * means.std(ddof=1) / np.sqrt(len(means))
+        half_width = t_quantile(len(means)) * means.std(ddof=1) / np.sqrt(len(means))
         if abs(difference) <= half_width + rounding:
             return "within noise"
     return "above" if difference > 0 else "below"
+
+
+def t_quantile(n):
+    """Student's 97.5 % quantile for the mean of n values: n - 1 degrees of freedom."""
+    from scipy.special import stdtrit  # here, for a job does not need SciPy
+
+    return float(stdtrit(n - 1, 0.975))
 
 
 def read_all(results_dir=None):

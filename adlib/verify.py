@@ -1,7 +1,7 @@
 """Does a committed row come out again? The same job on this machine, set beside the row and the spread of its seeds.
 
     again = verify.committed(jobs(register, papers=["two_stage"], profile="quick"), "results")
-    sweep.reproduce(again, "build/verify", force=True)
+    sweep.reproduce(again, "build/verify")              # an empty folder
     records = verify.compare(again, "results", "build/verify")
 """
 import math
@@ -9,9 +9,6 @@ import statistics
 
 from adlib import results
 from adlib.sweep import outstanding, rows_path
-
-
-WITHIN = 0.01  # what two runs may differ by where there are no seeds to tell: the tolerance of a verdict
 
 
 def committed(jobs, folder):
@@ -25,8 +22,8 @@ def compare(jobs, old_folder, new_folder):
     job, method, metric, old, new (None: no such row came out), difference (new - old), spread, n_seeds, verdict, and
     old_run and new_run: device, torch and commit. spread is what two seeds of the same method differ by, 19 times in
     20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t Student's 97.5 % quantile for
-    n_seeds - 1; None where there is one seed. verdict: "same" to the last printed digit; "within" the spread, or
-    `WITHIN` where there is none; else "outside"; "missing" without a new row.
+    n_seeds - 1; None where there is one seed. verdict: "same" to the last printed digit; "within" the spread, or,
+    where there is none, the tolerance of a printed number; else "outside"; "missing" without a new row.
     """
     records = []
     for job in jobs:
@@ -45,12 +42,10 @@ def compare(jobs, old_folder, new_folder):
 def _judged(old, new, seeds):
     if new is None:
         return {"old": old, "new": None, "difference": None, "spread": None, "verdict": "missing"}
-    from scipy.special import stdtrit  # Student's t
-
     n = len(seeds)
-    spread = float(stdtrit(n - 1, 0.975)) * statistics.stdev(seeds) * math.sqrt(2) if n > 1 else None
+    spread = results.t_quantile(n) * statistics.stdev(seeds) * math.sqrt(2) if n > 1 else None
     difference = round(new - old, 6)
-    allowed = WITHIN if spread is None else spread
+    allowed = results.TOLERANCE if spread is None else spread
     verdict = "same" if difference == 0 else "within" if abs(difference) <= allowed else "outside"
     return {"old": old, "new": new, "difference": difference, "spread": spread, "verdict": verdict}
 

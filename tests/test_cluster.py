@@ -4,25 +4,17 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import psutil
 import pytest
 import toy
+from faults import wait_for
 
 from adlib import cluster, register, results, sweep
 
 
 distributed = pytest.importorskip("distributed")
-DEADLINE = 90  # seconds, for what other processes do
-
-
-def wait_for(condition):
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "the deadline has passed"
-        time.sleep(0.05)
 
 
 def start(folder, program, *words):

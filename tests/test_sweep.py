@@ -8,27 +8,18 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from pathlib import Path
 
 import psutil
 import pytest
 import toy
+from faults import wait_for
 
 from adlib import results, sweep, worker
 
 
 TESTS = Path(__file__).parent
-DEADLINE = 60  # seconds, for what other processes do
-
-
-def wait_for(condition):
-    """Poll until it holds, or fail."""
-    end = time.monotonic() + DEADLINE
-    while not condition():
-        assert time.monotonic() < end, "the deadline has passed"
-        time.sleep(0.05)
 
 
 def gone(pid):
