@@ -25,7 +25,16 @@ from pathlib import Path
 from adlib import results
 from adlib.display import Display, progress_text
 from adlib.register import CHECKOUT, describe, place
-from adlib.worker import cell_seconds, cores, job_parameters, last_line, process_slot, run_job, whole_notebook
+from adlib.worker import (
+    cell_seconds,
+    cores,
+    job_parameters,
+    last_line,
+    leave_outcome,
+    left_outcome,
+    process_slot,
+    whole_notebook,
+)  # fmt: skip
 
 
 ATTEMPTS = 3  # times that a job is submitted while its workers die
@@ -189,17 +198,20 @@ class _Slots:
                 elif error is not None:
                     outcome = _failure(last_line(error), work)
                 else:
-                    outcome = future.result()
+                    try:
+                        outcome = future.result() or left_outcome(work)
+                    except OSError as error:
+                        outcome = _failure(last_line(error), work)
                 finished += 1
                 yield job, outcome
                 shutil.rmtree(work, ignore_errors=True)
 
     def _submit(self, number, job, options):
         try:
-            return self.slots[number].submit(run_job, job, options)
+            return self.slots[number].submit(leave_outcome, job, options)
         except BrokenExecutor:  # the worker died between two jobs
             self._rebuild(number)
-            return self.slots[number].submit(run_job, job, options)
+            return self.slots[number].submit(leave_outcome, job, options)
 
     def _rebuild(self, number):
         self.slots[number].shutdown(wait=False)

@@ -29,6 +29,7 @@ from adlib.register import CHECKOUT, describe, place
 
 
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
+OUTCOME = "outcome.json"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
 LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
 # An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
@@ -148,6 +149,26 @@ def run_job(job, options):
     outcome["seconds"] = time.monotonic() - started
     outcome["cell_seconds"] = cell_seconds(outcome["notebook"])
     return outcome
+
+
+def leave_outcome(job, options):
+    """`run_job` for a worker that shares a disk with its parent: what comes out stays in the work folder, and None.
+
+    A worker that is killed while it sends leaves half a message in the pipe, and whoever reads there waits for the rest
+    for ever; so nothing that takes time to send goes that way.
+    """
+    outcome = run_job(job, options)
+    del outcome["notebook"], outcome["scores"]  # are files there already
+    results.write_whole(Path(options["work"], OUTCOME), json.dumps(outcome).encode(), durable=False)
+
+
+def left_outcome(work):
+    """What `leave_outcome` left in the folder `work`, as `run_job` gives it; raises OSError where it is not there."""
+    work = Path(work)
+    outcome = json.loads((work / OUTCOME).read_text(encoding="utf-8"))
+    scores = work / "scores.csv.gz"
+    return {**outcome, "notebook": whole_notebook(work / "executed.ipynb"),
+            "scores": scores.read_bytes() if outcome["error"] is None and scores.is_file() else None}  # fmt: skip
 
 
 def whole_notebook(path):

@@ -318,6 +318,31 @@ def test_scores_may_be_missing(tmp_path, monkeypatch):
     assert (outcome["rows"][0]["commit"], outcome["rows"][0]["job"]) == ("abc1234", toy.toy_job()["id"])
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_what_a_worker_sends_is_nothing_and_what_it_leaves_is_all(tmp_path, monkeypatch, fails):
+    """Half a message of a killed worker would be waited for without end."""
+    monkeypatch.setattr(worker, "execute", leave([toy_row(**({"class": "7"} if fails else {}))]))
+    options = {"notebooks": str(toy.write_notebook(tmp_path)), "work": str(tmp_path / "work")}
+    whole = worker.run_job(toy.toy_job(), options)
+    assert worker.leave_outcome(toy.toy_job(), options) is None
+    left = worker.left_outcome(options["work"])
+    assert left.keys() == whole.keys() and bool(left["error"]) == fails and (left["scores"] is None) == fails
+    assert {**left, "seconds": 0} == {**whole, "seconds": 0}
+
+
+def test_a_job_whose_outcome_is_not_to_be_found_fails(tmp_path, monkeypatch):
+    class Forgetful(Executor):
+        def submit(self, function, job, options):
+            future = Future()
+            future.set_result(None)
+            return future
+
+    report = sweep.reproduce([toy.toy_job()], tmp_path / "out", n_jobs=1, notebooks=toy.write_notebook(tmp_path),
+                             new_slot=lambda number: Forgetful())  # fmt: skip
+    assert len(report["failed"]) == 1
+    assert "outcome.json" in results.read(tmp_path / "out" / "toy.csv")[0]["error"]
+
+
 @pytest.mark.parametrize("values", [{"data": "stand-in:0123abcd"}, {"weights": "resnet18/stand-in:0123abcd"}])
 def test_rows_of_stand_ins_take_no_place_in_results(tmp_path, monkeypatch, values):
     monkeypatch.setattr(sweep, "CHECKOUT", tmp_path)
