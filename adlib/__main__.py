@@ -1,4 +1,4 @@
-"""What `make` calls: python -m adlib plan | reproduce | verify | rehearse | summary | gallery | demo | data."""
+"""What `make` calls: python -m adlib plan | reproduce | verify | rehearse | summary | gallery | demo | data | score."""
 import ast
 import os
 import re
@@ -18,6 +18,7 @@ usage: python -m adlib plan [KEY=VALUE ...]        what reproduce would run: job
        python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
        python -m adlib demo                        every notebook on embedded data, into build/demo
        python -m adlib data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
+       python -m adlib score DETECTOR IMAGES ...   judge image files and folders: a CSV (OVERLAYS=FOLDER: pictures too)
 
 keys, all optional (verify wants at least one of the first three); several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
@@ -51,8 +52,11 @@ def main(words):
     try:
         if command == "data":
             return prepare(words)
+        if command == "score":
+            return score(words)
         if command not in KEYS:
-            raise ValueError(f"unknown command {command!r}; commands: {', '.join([*KEYS, 'data'])} (see --help)")
+            known = ", ".join([*KEYS, "data", "score"])
+            raise ValueError(f"unknown command {command!r}; commands: {known} (see --help)")
         return globals()[command](given(words, KEYS[command]))
     except (ValueError, OSError) as error:  # among these: no such file, no room on the disk, no right to write
         print(f"adlib: {error}", file=sys.stderr)
@@ -359,6 +363,33 @@ def prepare(words):
             images = data.load(name, split, size=32)
             print(f"{name} {split}: {len(images.labels)} images, {tuple(images.images.shape[1:])}, {images.source}")
     return 0
+
+
+def score(words):
+    """A saved detector on image files: a CSV of scores, and pictures with their anomaly maps where asked for."""
+    import csv
+
+    options = given([word for word in words if re.match("(OVERLAYS|DEVICE)=", word)], ["OVERLAYS", "DEVICE"])
+    words = [word for word in words if not re.match("(OVERLAYS|DEVICE)=", word)]
+    if len(words) < 2:
+        raise ValueError("score takes a detector and image files or folders: python -m adlib score detector.pt photos/")
+    from adlib import detectors
+
+    detector = detectors.load(words[0], device(options))
+    files, failed = detectors.find(words[1:]), []
+    lines = csv.writer(sys.stdout, lineterminator="\n")
+    lines.writerow(["file", "score", "threshold", "is_anomalous"])
+    threshold = detector.about.get("threshold")
+    for number, (path, value, anomaly_map) in enumerate(detectors.judge(detector, files, failed=failed)):
+        judged = detectors.is_anomalous(detector, value)
+        lines.writerow([path, f"{value:.6g}", "" if threshold is None else f"{threshold:.6g}",
+                        "" if judged is None else int(judged)])  # fmt: skip
+        if "OVERLAYS" in options:  # numbered: two folders may hold files of one name
+            target = Path(options["OVERLAYS"], f"{number:05d}-{path.stem}.png")
+            detectors.write_overlay(detector, path, anomaly_map, target)
+    for sentence in failed:
+        print(f"adlib: {sentence}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 # ---- what they print -----------------------------------------------------------------------------------------------

@@ -8,15 +8,14 @@ what they give says nothing about a paper). Files are read without executing any
 """
 import hashlib
 import os
-import pickle
 import re
-import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from adlib._torchvision import import_torchvision
+from adlib.files import read_tensors
 from adlib.readers import is_stand_in
 
 
@@ -162,12 +161,8 @@ def _imagenet(backbone):
 
 
 def _tensors(path):
-    """The tensors of a weight file, by name. weights_only: what would run code when unpickled is refused."""
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
+    """The tensors of a weight file, by name."""
+    tensors = read_tensors(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f"{path} is no dict of tensors by name, as torch.save(model.state_dict(), ...) writes it")
     return tensors

@@ -397,6 +397,21 @@ def score(nets, x, settings):
     return equation_7(terms(nets, x, (feature,)), settings["lam"], feature)
 
 
+class Detector(nn.Module):
+    """The method as one network: bytes (N, channels, H, W) -> scores (N,), eq. (7), and maps |x - G(E(x))| (N, H, W).
+
+    patch: the side that the networks see, into which larger images are cut. settings: as in PRESETS. The maps are ours.
+    """
+
+    def __init__(self, channels=3, patch=128, **settings):
+        super().__init__()
+        self.nets, self.lam, self.feature = build(channels, patch, **settings), settings["lam"], settings["feature"]
+
+    def forward(self, images):
+        found = evaluate(self.nets, images, (self.feature,))
+        return equation_7(found, self.lam, self.feature), found["map"]
+
+
 @torch.no_grad()
 def evaluate(nets, images, features=CHOICES["feature"], batch=128):
     """The `terms` of uint8 images (N, C, H, W), so many patches at a time, networks in evaluation mode."""

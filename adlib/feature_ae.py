@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from adlib.images import gaussian_blur
+from adlib.images import gaussian_blur, to_float
 
 
 SLOPE = 0.1  # of LeakyReLU
@@ -100,6 +100,22 @@ def anomaly_map(maps, size, sigma=4.0, weighted=False):
         share = 1 / (phi.shape[1] * phi.shape[2]) if weighted else 1
         total = total + share * F.interpolate(phi[:, None], size=(size, size), mode="bilinear", align_corners=False)
     return gaussian_blur(total, sigma)[:, 0] if sigma else total[:, 0]
+
+
+class Detector(nn.Module):
+    """The method as one network: bytes (N, 1 or 3, size, size) -> scores (N,) and anomaly maps (N, size, size).
+
+    backbone: a `backbones.Backbone`, whose levels have so many channels.
+    """
+
+    def __init__(self, backbone, channels=(64, 128, 256), width=1.0, sigma=4.0):
+        super().__init__()
+        self.encoder, self.decoder, self.sigma = backbone, build(channels, width), sigma
+
+    def forward(self, images):
+        f = self.encoder(to_float(images))
+        maps = anomaly_map(residuals(f, self.decoder(f[-1])), images.shape[-1], self.sigma)
+        return score(maps), maps
 
 
 def score(anomaly_map):

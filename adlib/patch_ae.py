@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from adlib import neighbours
-from adlib.images import cut_patches, gaussian_blur
+from adlib.images import cut_patches, gaussian_blur, to_float
 
 
 PATCH = 8  # px that one vector of R rebuilds: the stride of layer2
@@ -156,6 +156,28 @@ def patchcore_features(backbone, x):
 def vectors(features):
     """(N, C, h, w) -> (N * h * w, C), contiguous: image by image, row by row."""
     return features.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
+
+
+class Detector(nn.Module):
+    """The method as one network: bytes (N, 1 or 3, size, size) -> scores (N,) and anomaly maps (N, size, size).
+
+    backbone: a `backbones.Backbone`; channels: c_3 of R, or None for PatchCore's features, which nothing trains;
+    n_vectors: those of the memory bank; reweight: the score is `reweighted`.
+    """
+
+    def __init__(self, backbone, channels=None, n_vectors=1, reweight=False, sigma=4.0):
+        super().__init__()
+        self.is_plain, self.reweight, self.sigma = channels is None, reweight, sigma
+        self.encoder = backbone if self.is_plain else Encoder(backbone, channels)
+        self.register_buffer("bank", torch.zeros(n_vectors, width(backbone) if self.is_plain else channels))
+
+    def forward(self, images):
+        x = to_float(images)
+        f = patchcore_features(self.encoder, x) if self.is_plain else self.encoder(x)
+        found = neighbours.nearest(vectors(f), self.bank)
+        distances, indices = (one.view(len(f), *f.shape[2:]) for one in found)
+        scores = reweighted(f, distances, indices, self.bank) if self.reweight else score(distances)
+        return scores, anomaly_map(distances, images.shape[-1], self.sigma)
 
 
 def score(distances):

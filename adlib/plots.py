@@ -33,13 +33,15 @@ def _picture(pictures):
     return (values / 255 if is_bytes else (values + 1) / 2).clip(0, 1)
 
 
-def overlay(pictures, maps, strength=0.55):
+def overlay(pictures, maps, strength=0.55, limits=None):
     """Maps (N, H, W) as color over pictures (N, C, H, W) of the same size: float (N, 3, H, W) in [-1, 1].
 
-    One color scale for all maps, from the smallest value (nothing shows) to the largest (`strength` of it is color).
+    One color scale for all maps, from the smallest value (nothing shows) to the largest (`strength` of it is color);
+    limits: these two values, where other maps than the given ones say them.
     """
     values = _array(maps)
-    values = (values - values.min()) / max(values.max() - values.min(), 1e-12)
+    low, high = limits or (values.min(), values.max())
+    values = ((values - low) / max(high - low, 1e-12)).clip(0, 1)
     color = plt.get_cmap("inferno")(values)[..., :3].transpose(0, 3, 1, 2)
     share = strength * values[:, None]
     return 2 * ((1 - share) * _picture(pictures) + share * color) - 1

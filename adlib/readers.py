@@ -48,13 +48,14 @@ def resize(images, size, resample):
     """
     if images.shape[-2:] == (size, size):
         return images
-    out = torch.empty(*images.shape[:2], size, size, dtype=torch.uint8)
-    step = max(1, (1 << 24) // max(1, images[:1].numel()))   # chunks of at most 64 MB of float32
-    for i in range(0, len(images), step):
-        chunk = F.interpolate(images[i:i + step].float(), size=(size, size), mode="bilinear", align_corners=False,
+    planes = images.flatten(0, 1)[:, None]   # each channel on its own: a photograph has 100 million pixels
+    out = torch.empty(len(planes), 1, size, size, dtype=torch.uint8)
+    step = max(1, (1 << 24) // max(1, planes[:1].numel()))   # chunks of at most 64 MB of float32, or of one channel
+    for i in range(0, len(planes), step):
+        chunk = F.interpolate(planes[i:i + step].float(), size=(size, size), mode="bilinear", align_corners=False,
                               antialias=resample == "antialias")
         out[i:i + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)
-    return out
+    return out.view(*images.shape[:2], size, size)
 
 
 def resize_masks(masks, size):
@@ -227,7 +228,7 @@ def list_images(root):
     """Paths, relative to `root`, of all images under train/ and test/, sorted; at least one of them under train/."""
     if not root.is_dir():
         raise FileNotFoundError(f"there is no folder {root}")
-    found = sorted(path.relative_to(root) for split in ("train", "test") for path in _walk(root / split))
+    found = sorted(path.relative_to(root) for split in ("train", "test") for path in list_below(root / split))
     if not any(file.parts[0] == "train" for file in found):
         raise ValueError(f"{root} holds no images under train/<class>/ ({', '.join(SUFFIXES)})")
     loose = [file for file in found if len(file.parts) < 3]
@@ -236,12 +237,13 @@ def list_images(root):
     return found
 
 
-def _walk(folder):
+def list_below(folder):
+    """Yield the paths of the images in a folder and below, in no order, hidden files left out."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.name.startswith("."):   # .DS_Store, ._copy.png and the like are no images
             continue
         if path.is_dir():
-            yield from _walk(path)
+            yield from list_below(path)
         elif path.suffix.lower() in SUFFIXES:
             yield path
 

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROFILES = ["demo", "quick", "paper"]
 PROTOCOLS = ["official", "80-20", "superclass"]
 
-_PAPER_KEYS = ["title", "seeds", "profiles", "runs", "gallery", "rehearsal"]
+_PAPER_KEYS = ["title", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
 # The cross matrix, every method on every dataset: each dataset's first protocol, and two classes of it, for time
 # (of CIFAR-100, COIL-100 and MVTec AD such as the copies at hand hold). A run with `cross = true` is over these.
 CROSS = {
@@ -28,6 +28,7 @@ CROSS = {
 }  # fmt: skip
 _RUN_KEYS = ["datasets", "protocols", "classes", "cross", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
+_OWN_KEYS = ["like", "settings"]
 _OWN_IMAGES = ("folder:", "npz:")
 
 
@@ -49,6 +50,7 @@ def load(path=None):
         _choose(table, _PAPER_KEYS, f"{path}: key of [{paper}]")
         _choose(table.get("profiles", {}), PROFILES, f"{path}: profile of [{paper}]")
         _choose(table.get("gallery", {}), _GALLERY_KEYS, f"{path}: key of [{paper}.gallery]")
+        _choose(table.get("own", {}), _OWN_KEYS, f"{path}: key of [{paper}.own]")
         for run in table.get("runs", []):
             _choose(run, _RUN_KEYS, f"{path}: key of [[{paper}.runs]]")
             _choose(run.get("profiles", []), PROFILES, f"{path}: profile of [[{paper}.runs]]")
@@ -67,7 +69,8 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
     papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it); a job without
     a backbone is not chosen by one. A class or seed that none
     of the chosen runs holds makes trials of all of them. settings, a dict, goes over those of profile and run. datasets
-    may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise. Classes
+    may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise, settings
+    those that the profile gives the dataset which [paper.own] names, and its own over them. Classes
     go by any name that `data.class_index` knows. Raises ValueError with the choices for whatever is not there, and for
     a protocol that a dataset does not have.
     """
@@ -91,7 +94,7 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
         held = {protocol: None for _, run in runs for name in run["datasets"] for protocol in _run_protocols(name, run)}
         raise ValueError(f"the register holds no job of {', '.join(papers)} for profile {profile} and protocol "
                          f"{', '.join(protocols or ['any'])}; its protocols there: {', '.join(held) or 'none'}")
-    cells += [(paper, name, protocol, {}) for paper in papers for name in own
+    cells += [(paper, name, protocol, _own_run(register[paper], profile)) for paper in papers for name in own
               for protocol in protocols or ["official"]]  # fmt: skip
 
     def settings_of(paper, run):
@@ -184,6 +187,14 @@ def _absolute(name):
     """folder:PATH with an absolute PATH: kernels run elsewhere."""
     kind, path = name.split(":", 1)
     return f"{kind}:{Path(path).expanduser().resolve()}"
+
+
+def _own_run(table, profile):
+    """A run for a user's images: with the settings of the first run on the dataset that they are most like."""
+    own = table.get("own", {})
+    alike = [run for run in table.get("runs", []) if own.get("like") in run["datasets"] and not run.get("cross")
+             and profile in run.get("profiles", ["quick", "paper"])]  # fmt: skip
+    return {"settings": {**(alike[0].get("settings", {}) if alike else {}), **own.get("settings", {})}}
 
 
 def _run_protocols(name, run):

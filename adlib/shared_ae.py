@@ -167,6 +167,22 @@ def score(nets, x, kind="l1", omega=0.5):
     return equation_8({"latent_2": distance(z, z2, kind), "latent_adv": distance(z, z2_adv, kind)}, omega)
 
 
+class Detector(nn.Module):
+    """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (8), and maps (N, 32, 32).
+
+    The maps, |x - x2| as a mean over channels, are ours: the score compares latents, and knows no place.
+    """
+
+    def __init__(self, channels=1, width=32, latent=64, distance="l1", omega=0.5):
+        super().__init__()
+        self.nets, self.distance, self.omega = build(channels, width, latent), distance, omega
+
+    def forward(self, images):
+        x = to_float(images)
+        x2 = self.nets.d2(self.nets.e1(x))
+        return score(self.nets, x, self.distance, self.omega), (x - x2).abs().mean(1)
+
+
 @torch.no_grad()
 def evaluate(nets, images, kind, adversarial=True, first=True, batch=128):
     """The terms of uint8 images (N, C, 32, 32), networks in evaluation mode: each depends on its own image alone.

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from pytorch_msssim import ssim as msssim_ssim
 from torch import nn
 
+from adlib.images import ssim_map, to_float
+
 
 IMAGE_SIZE = 32  # what the decoder makes
 LATENT = 512  # ResNet18 after global average pooling
@@ -105,6 +107,26 @@ def build(channels=3, stem="imagenet", pre_activation=False):
     """The encoder F, its four-way rotation head, and the two decoders G1 ("mse") and G2 ("ssim"), untrained."""
     encoder = ResNet18(channels, stem, pre_activation)
     return encoder, nn.Linear(LATENT, 4), {"mse": Decoder(channels), "ssim": Decoder(channels)}
+
+
+class Detector(nn.Module):
+    """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (10), and anomaly maps (N, 32, 32).
+
+    The maps are ours: what (10) takes means of, (x - x1)^2 / 4 - lambda SSIM, at each pixel; at the edges, where the
+    score's window does not fit, the images are mirrored.
+    """
+
+    def __init__(self, channels=3, stem="imagenet", pre_activation=False, lam=1.0):
+        super().__init__()
+        self.encoder, _, decoders = build(channels, stem, pre_activation)
+        self.decoders, self.lam = nn.ModuleDict(decoders), lam
+
+    def forward(self, images):
+        x = to_float(images)
+        z = self.encoder(x)
+        x1, x2 = self.decoders["mse"](z), self.decoders["ssim"](z)
+        similarity = ssim_map((x + 1) / 2, (x2 + 1) / 2, full=True)
+        return score(x, x1, x2, self.lam), (x - x1).square().mean(1) / 4 - self.lam * similarity
 
 
 def rotation_loss(logits, turns):

@@ -1,0 +1,252 @@
+import csv
+import importlib
+import io
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from adlib import backbones, cbigan, detectors, register
+from adlib.__main__ import main
+
+
+CHANNELS = {"two_stage": 1, "shared_ae": 3, "feature_ae": 3, "cbigan": 1, "patch_ae": 3}
+SIZES = {"feature_ae": 64, "cbigan": 64, "patch_ae": 64}
+HOW = {
+    "two_stage": {"channels": 1, "stem": "imagenet", "lam": 0.5},
+    "shared_ae": {"channels": 3, "width": 4, "latent": 8, "distance": "l2", "omega": 0.25},
+    "feature_ae": {"backbone": "resnet18", "width": 0.25, "sigma": 2.0},
+    "cbigan": {"channels": 1, "patch": 32, **cbigan.PRESETS["text"], "width": 2},
+    "patch_ae": {"backbone": "resnet18", "channels": 16, "n_vectors": 50},
+    "patch_ae plain": {"backbone": "resnet18", "n_vectors": 50, "reweight": True},
+}
+
+
+def small(which="shared_ae", seed=1):
+    """A detector with drawn weights, as a notebook would assemble it."""
+    paper, how = which.split()[0], dict(HOW[which])
+    torch.manual_seed(seed)
+    made = {**how, **({"backbone": backbones.load("resnet18", "random", seed)[0]} if "backbone" in how else {})}
+    network = importlib.import_module(f"adlib.{paper}").Detector(**made)
+    trained = dict(network.named_children())
+    if "bank" in network.state_dict():
+        trained["bank"] = torch.rand(network.bank.shape)
+    return detectors.assemble(paper, how, trained, image_size=SIZES.get(paper, 32), channels=CHANNELS[paper],
+                              method=paper, n_train=3)  # fmt: skip
+
+
+def noise(detector, n=7, seed=0):
+    size = detector.about["image_size"]
+    shape = (n, detector.about["channels"], size, size)
+    return torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """Seven pictures of several sizes and formats, in folders, one of them grey."""
+    folder = tmp_path_factory.mktemp("photos")
+    (folder / "below").mkdir()
+    rng = np.random.default_rng(0)
+    for number, (height, width) in enumerate([(40, 60), (32, 32), (100, 50), (33, 31), (64, 64), (32, 48)]):
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        place = folder / "below" if number > 3 else folder
+        Image.fromarray(picture).save(place / f"{number}.{'png' if number else 'bmp'}")
+    Image.fromarray(rng.integers(0, 256, (50, 50), dtype=np.uint8)).save(folder / "grey.png")
+    (folder / "notes.txt").write_text("no image")
+    (folder / ".hidden.png").write_text("no image")
+    return folder
+
+
+@pytest.mark.parametrize("which", HOW)
+def test_a_detector_gives_after_its_file_what_it_gave_before_whatever_the_batch_and_the_order(tmp_path, which):
+    detector = small(which)
+    images = noise(detector)
+    scores, maps = detectors.apply(detector, images)
+    assert scores.shape == (7,) and maps.shape[0] == 7 and maps.shape[1:] == images.shape[2:]
+    assert len(scores.unique()) == 7 and scores.isfinite().all() and maps.isfinite().all()
+    detectors.save(detector, tmp_path / "detector.pt")
+    again = detectors.load(tmp_path / "detector.pt", "cpu")
+    assert again.about == detector.about and again.about["n_train"] == 3 and not again.training
+    torch.testing.assert_close(detectors.apply(again, images), (scores, maps), rtol=0, atol=0)
+    order = torch.tensor([3, 0, 6, 5, 1, 2, 4])
+    shuffled, _ = detectors.apply(again, images[order], batch=2)
+    torch.testing.assert_close(shuffled, scores[order], rtol=1e-4, atol=1e-4)
+    assert [path.name for path in tmp_path.iterdir()] == ["detector.pt"]
+
+
+def test_the_scores_are_those_of_the_papers():
+    detector = small("feature_ae")
+    from adlib import feature_ae, images
+
+    x = images.to_float(noise(detector))
+    with torch.no_grad():
+        f = detector.encoder(x)
+        maps = feature_ae.anomaly_map(feature_ae.residuals(f, detector.decoder(f[-1])), 64, 2.0)
+    torch.testing.assert_close(detectors.apply(detector, noise(detector)), (feature_ae.score(maps), maps))
+
+
+def test_two_stages_map_has_the_score_as_its_mean_but_for_the_edges():
+    detector = small("two_stage")
+    grey = torch.full((1, 1, 32, 32), 90, dtype=torch.uint8)
+    score, maps = detectors.apply(detector, grey)
+    assert maps.mean().item() == pytest.approx(score.item(), abs=0.05)
+
+
+def test_a_part_that_is_missing_or_does_not_fit_is_said():
+    detector = small()
+    with pytest.raises(ValueError, match="does not fit its settings.*nets.e2"):
+        detectors.assemble("shared_ae", HOW["shared_ae"], {"nets.e1": detector.nets.e1}, image_size=32, channels=3)
+    with pytest.raises(ValueError, match="does not fit its settings.*depth"):
+        detectors.assemble("shared_ae", {"depth": 3}, {"nets": detector.nets}, image_size=32, channels=3)
+
+
+def test_files_that_are_no_detectors_are_refused_in_a_sentence(tmp_path):
+    with pytest.raises(FileNotFoundError, match="there is no detector .*nothing.pt"):
+        detectors.load(tmp_path / "nothing.pt")
+    path = tmp_path / "detector.pt"
+    detectors.save(small(), path)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[:3000], whole[:-200]):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match="detector.pt cannot be read as a file of plain tensors"):
+            detectors.load(path, "cpu")
+    torch.save({"weight": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="no detector of this kind"):
+        detectors.load(path, "cpu")
+    content = {"format": detectors.FORMAT, "about": small().about, "state": {}}
+    for paper, said in (("os", "no detector for 'os'"), ("../x", "no name of a paper"), ("metrics", "no detector for")):
+        torch.save({**content, "about": {**content["about"], "paper": paper}}, path)
+        with pytest.raises(ValueError, match=said):
+            detectors.load(path, "cpu")
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "executed"),)
+
+    torch.save({"format": detectors.FORMAT, "about": Trap(), "state": {}}, tmp_path / "detector.pt")
+    with pytest.raises(ValueError, match="cannot be read as a file of plain tensors"):
+        detectors.load(tmp_path / "detector.pt", "cpu")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_images_are_found_in_files_and_folders_each_once(photos, tmp_path):
+    found = detectors.find([photos / "grey.png", photos])
+    assert [path.name for path in found] == ["grey.png", "0.bmp", "1.png", "2.png", "3.png", "4.png", "5.png"]
+    assert detectors.sizes(found)[(60, 40)] == 1
+    with pytest.raises(FileNotFoundError, match="no file or folder .*absent"):
+        detectors.find([photos, tmp_path / "absent"])
+    with pytest.raises(ValueError, match="holds no images"):
+        detectors.find([tmp_path])
+    with pytest.raises(ValueError, match="notes.txt cannot be read as an image"):
+        detectors.sizes([photos / "notes.txt"])
+
+
+def test_an_image_is_brought_to_the_detectors_size_and_channels_or_refused(photos):
+    about = {"image_size": 20, "channels": 3, "resample": "antialias"}
+    assert detectors.read(about, photos / "2.png").shape == (3, 20, 20)
+    grey = detectors.read(about, photos / "grey.png")
+    assert grey.shape == (3, 20, 20) and (grey[0] == grey[2]).all()
+    with pytest.raises(ValueError, match="2.png is in color, and the detector was trained on grey images"):
+        detectors.read({**about, "channels": 1}, photos / "2.png")
+
+
+def test_files_are_judged_in_order_a_few_at_a_time_and_bad_ones_are_told(photos, tmp_path):
+    detector, files = small(), detectors.find([photos])
+    together, _ = detectors.apply(detector, torch.stack([detectors.read(detector.about, path) for path in files]))
+    bad = tmp_path / "bad.png"
+    bad.write_bytes((photos / "1.png").read_bytes()[:60])
+    failed = []
+    judged = list(detectors.judge(detector, [*files[:2], bad, *files[2:]], batch=3, failed=failed))
+    assert [path for path, _, _ in judged] == files
+    assert [score for _, score, _ in judged] == pytest.approx(together.tolist(), rel=1e-4)
+    assert len(failed) == 1 and "bad.png cannot be read as an image" in failed[0]
+    with pytest.raises(ValueError, match="bad.png"):
+        list(detectors.judge(detector, [bad]))
+
+
+def test_the_threshold_is_a_score_of_a_normal_image_that_enough_of_them_do_not_exceed():
+    detector = small()
+    assert detectors.is_anomalous(detector, 1e9) is None
+    maps = torch.tensor([1.0, 1.0, 1.0, 3.0]).expand(20, 4)[:, None]
+    detectors.calibrate(detector, torch.arange(1.0, 21.0), maps, quantile=0.9)
+    assert detector.about["threshold"] == 18.0  # 18 of 20 are no higher
+    assert detector.about["n_normal"] == 20 and detector.about["map_range"] == [1.0, 5.0]
+    assert [detectors.is_anomalous(detector, score) for score in (17.5, 18.0, 18.1)] == [False, False, True]
+    detectors.calibrate(detector, np.array([2.0, 1.0]), maps, quantile=0.95)
+    assert detector.about["threshold"] == 2.0
+    for scores, quantile in ((np.zeros(0), 0.9), (np.ones(3), 0.0), (np.ones(3), 1.1), (np.ones(3), math.nan)):
+        with pytest.raises(ValueError, match="a threshold needs scores"):
+            detectors.calibrate(detector, scores, maps, quantile)
+
+
+def test_own_images_are_laid_out_as_links_and_some_normal_ones_held_out(photos, tmp_path):
+    normal = [photos / name for name in ("0.bmp", "1.png", "2.png", "3.png", "below/4.png", "below/5.png")] * 2
+    held_out = detectors.lay_out(normal, [photos / "grey.png"], tmp_path / "set", held_out=0.25, seed=3)
+    names = {part: sorted(path.name for path in (tmp_path / "set" / part).iterdir())
+             for part in ("train/good", "test/good", "test/judged")}  # fmt: skip
+    assert [len(some) for some in names.values()] == [9, 3, 1] and len(held_out) == 3
+    assert names["test/good"] == [f"{i:06d}-{path.name}" for i, path in enumerate(held_out)]
+    assert (tmp_path / "set" / "test" / "judged" / "000000-grey.png").resolve() == (photos / "grey.png").resolve()
+    again = detectors.lay_out(normal, [], tmp_path / "again", held_out=0.25, seed=3)
+    assert again == held_out != detectors.lay_out(normal, [], tmp_path / "other", held_out=0.25, seed=4)
+    for share in (0, 1, 0.9):
+        with pytest.raises(ValueError, match="at least 2 must be left"):
+            detectors.lay_out(normal[:4], [], tmp_path / "few", held_out=share)
+
+
+def test_an_overlay_is_the_picture_with_color_where_the_map_is_high(photos, tmp_path):
+    detector, dark = small(), tmp_path / "dark.png"
+    Image.fromarray(np.full((400, 800, 3), 20, dtype=np.uint8)).save(dark)
+    anomaly_map = torch.zeros(8, 8)
+    anomaly_map[:, :2] = 1.0
+    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "new" / "over.png", longest=100)
+    drawn = np.array(Image.open(tmp_path / "new" / "over.png")).astype(int)
+    assert drawn.shape == (50, 100, 3)
+    assert drawn[:, :10].max() > 100 and np.abs(drawn[:, -20:] - 20).max() <= 2
+    detector.about["map_range"] = [0.0, 100.0]  # what normal images had: this map is nothing beside it
+    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "over.png", longest=100)
+    assert np.abs(np.array(Image.open(tmp_path / "over.png")).astype(int) - 20).max() <= 6
+
+
+def test_settings_for_own_images_are_those_of_the_dataset_they_are_like(photos, tmp_path):
+    detectors.lay_out(detectors.find([photos]), [photos / "grey.png"], tmp_path / "set")
+    book = register.load()
+
+    def settings(profile, **given):
+        [job] = register.jobs(book, ["feature_ae"], [f"folder:{tmp_path / 'set'}"], ["good"], [0], profile, given)
+        return job["settings"]
+
+    like = register.jobs(book, ["feature_ae"], ["mvtec"], ["bottle"], [0], "quick")[0]["settings"]
+    assert settings("quick", epochs=3) == {**like, "ablations": {}, "epochs": 3}
+    assert settings("demo") == {"backbone": "resnet18", "ablations": {}}
+
+
+def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_not_read(photos, tmp_path, capsys):
+    detector, bad = small(), tmp_path / "bad.png"
+    bad.write_bytes(b"no image")
+    files = detectors.find([photos])
+    judged = {path: score for path, score, _ in detectors.judge(detector, files)}
+    detectors.calibrate(detector, np.sort(list(judged.values()))[:4], torch.rand(4, 8, 8), quantile=1)
+    detectors.save(detector, tmp_path / "detector.pt")
+    words = ["score", str(tmp_path / "detector.pt"), str(photos), str(bad), "DEVICE=cpu"]
+    words.append(f"OVERLAYS={tmp_path / 'over'}")
+    assert main(words) == 1
+    printed = capsys.readouterr()
+    assert "bad.png cannot be read as an image" in printed.err and "Traceback" not in printed.err
+    lines = list(csv.DictReader(io.StringIO(printed.out)))
+    assert [line["file"] for line in lines] == [str(path) for path in files]
+    assert [float(line["score"]) for line in lines] == pytest.approx(list(judged.values()), rel=1e-4)
+    assert sum(int(line["is_anomalous"]) for line in lines) == len(files) - 4
+    pictures = sorted(path.name for path in (tmp_path / "over").iterdir())
+    assert pictures == [f"{number:05d}-{path.stem}.png" for number, path in enumerate(files)]
+
+    del detector.about["threshold"]
+    detectors.save(detector, tmp_path / "detector.pt")
+    assert main([*words[:2], str(photos / "1.png"), "DEVICE=cpu"]) == 0
+    [line] = csv.DictReader(io.StringIO(capsys.readouterr().out))
+    assert (line["threshold"], line["is_anomalous"]) == ("", "")
