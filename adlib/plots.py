@@ -147,6 +147,37 @@ def roc_curves(scores, is_anomalous):
     return figure
 
 
+def heat_map(rows, columns, values, marks):
+    """A table in color, white at 0.5: values {(row, column): number in [0, 1]}, a mark beside some of them."""
+    array = np.array([[values.get((row, column), np.nan) for column in columns] for row in rows])
+    figure, axis = plt.subplots(figsize=(1.6 + 0.95 * len(columns), 0.5 + 0.25 * len(rows)), layout="constrained")
+    axis.imshow(array, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
+    for y, x in zip(*np.nonzero(~np.isnan(array)), strict=True):
+        color = "white" if abs(array[y, x] - 0.5) > 0.33 else "black"
+        text = f"{array[y, x]:.3f} {marks.get((rows[y], columns[x]), '')}".rstrip()
+        axis.text(x, y, text, ha="center", va="center", color=color, fontsize=8)
+    axis.set_xticks(range(len(columns)), columns)
+    axis.set_yticks(range(len(rows)), rows)
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.spines[:].set_visible(False)
+    return figure
+
+
+def accuracy_cost(points):
+    """Mean AUROC against seconds to train and against milliseconds an image: (method, AUROC, seconds, ms) each."""
+    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
+    colors, shapes = plt.get_cmap("tab10").colors, "osD^v"
+    for axis, place, label in zip(axes, (2, 3), ("seconds to train", "milliseconds an image"), strict=True):
+        for number, point in enumerate(points):
+            axis.plot(max(point[place], 1e-3), point[1], shapes[number // 10 % 5], color=colors[number % 10],
+                      label=point[0])  # fmt: skip
+        axis.axhline(0.5, color="0.7", linestyle=":", linewidth=1)
+        axis.set(xscale="log", xlabel=label)
+    axes[0].set_ylabel("AUROC, mean over the datasets")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    return figure
+
+
 def class_bars(title, metric, class_names, series):
     """Bars per class, one color per method, from chance (0.5; aupro: 0) up or down; printed means as dashed lines.
 

@@ -10,19 +10,19 @@ from pathlib import Path
 
 import numpy as np
 
-from adlib import claims, results
+from adlib import claims, cross, results
 from adlib.results import markdown_table, method_label
 
 
 START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
 
 
-def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=()):
+def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=(), crossed=()):
     """The parts of the summary, title -> Markdown; each says so where there is nothing.
 
     records: those of `compare`; alone: those of `ours_alone`; failed: rows with status failed; stale: rows whose job
     the register does not hold; n_missing: (jobs of the register without rows, all its jobs), None where not known;
-    claimed: those of `claims.check`.
+    claimed: those of `claims.check`; crossed: those of `cross.matrix`.
     """
     ran = [record for record in records if record["n_seeds"]]
     parts = []
@@ -42,6 +42,8 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=())
     return {
         "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
         "Claim by claim": _joined([CLAIMS, claims.table(claimed)]) if claimed else "None.",
+        "Every method on every dataset": _joined([CROSSED, cross.table(crossed), cross.costs(crossed)])
+                                         if crossed else "None.",
         "Other rows": _joined([
             "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
             "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
@@ -117,6 +119,12 @@ balanced accuracy (B), the mean over classes of the difference of two methods on
 its standard deviation over seeds. *holds* and *does not hold*: by the sign of the mean, and where there are seeds only
 if its 95 % t-interval leaves out zero, else *undecided*."""
 
+CROSSED = """\
+No paper runs its method where the others run theirs. Here each runs on two classes of each dataset, in the dataset's
+first protocol, seed 0: AUROC, mean over the two, **p** where the row is of profile `paper`, else of `quick`, which is
+minutes of training on two cores. It says what one gets for so little, not what a method could do; the second table says
+for how much. Baselines need no more than that."""
+
 DEFINITIONS = """\
 - **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
   there are two or more. Where seeds ran different classes, those with the largest set of classes count.
@@ -142,7 +150,8 @@ def collect(results_dir=None, published_dir=None, register=None):
     """What `sections` takes, as a dict; the claims where a row stands beside one of the checkout's printed numbers."""
     parts = results.collect(results_dir, published_dir, register)
     ours = published_dir in (None, results.CHECKOUT / "published") and any(one["n_seeds"] for one in parts["records"])
-    return {**parts, "claimed": claims.check(claims.load(), results_dir) if ours else []}
+    return {**parts, "claimed": claims.check(claims.load(), results_dir) if ours else [],
+            "crossed": cross.matrix(results.read_all(results_dir))}  # fmt: skip
 
 
 def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
