@@ -277,11 +277,12 @@ def summary(words):
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
     run_summary(out)
     if out == CHECKOUT / "results":
-        from adlib import results
-        from adlib import summary as pages
+        from adlib import pages, results
 
-        pages.write_readme(CHECKOUT / "README.md", results.compare())
+        pages.write_readme(CHECKOUT / "README.md", pages.readme_tables())
         results.write_whole(out / "gaps.md", pages.gaps().encode())
+        records = results.compare()
+        results.write_whole(out / "classes.md", pages.classes(records, results.ours_alone(records)).encode())
     print(first_tables((out / "summary.md").read_text(encoding="utf-8")))
     print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
     return 0

@@ -80,14 +80,14 @@ def costs(cells):
     lines = []
     for method in dict.fromkeys(cell["method"] for cell in cells):
         some = [cell for cell in cells if cell["method"] == method]
-        lines.append([method, str(len(some)), *(_span([cell[name] for cell in some if cell[name] is not None])
+        lines.append([method, str(len(some)), *(span([cell[name] for cell in some if cell[name] is not None])
                       for name in ("train_seconds", "ms_per_image", "n_parameters")),
                       ", ".join(dict.fromkeys(cell["device"] for cell in some))])  # fmt: skip
     return markdown_table(["method", "datasets", "seconds to train", "ms an image", "parameters", "device"], lines)
 
 
-def _span(values):
-    """'0.4 to 12', two digits each, or one number."""
+def span(values):
+    """'0.4 to 12': the least and the largest of numbers, two digits each, or one number; '' where there are none."""
     if not values:
         return ""
     low, high = (f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in (min(values), max(values)))

@@ -139,7 +139,7 @@ def seconds(jobs, rows):
             by_job.setdefault(row["job"], []).append(row)
     for some in by_job.values():
         device = min((row["device"] for row in some), key=lambda name: (name.startswith("cpu"), name))
-        if (cost := _cost(some)) is not None:
+        if (cost := run_seconds(some)) is not None:
             run = (some[0]["settings"], some[0]["class"], cost)
             runs.setdefault((device, _kind(some[0])), []).append(run)
     found = {}
@@ -159,7 +159,7 @@ def _kind(one):
     return paper, dataset, protocol, profile, backbone
 
 
-def _cost(rows):
+def run_seconds(rows):
     """Seconds of one run, by its rows; None where they hold no times."""
     methods = {row["method"] for row in rows}
     trained, scored = {}, {}
@@ -175,7 +175,7 @@ def _cost(rows):
 # ---- what is printed -----------------------------------------------------------------------------------------------
 
 def text(jobs, out, force=False, words=""):
-    """The plan of these jobs, with rows under `out`, as text of under 60 lines for all jobs of a profile.
+    """The plan of these jobs, with rows under `out`, as text of under 80 lines for all jobs of a profile.
 
     Estimates are from the rows under `out` and those of results/. force: done and stale jobs are to run too. words:
     what was given to make, to be shown in the command. Raises ValueError for a damaged result file, and as `missing`.

@@ -18,7 +18,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 PROFILES = ["demo", "quick", "paper"]
 PROTOCOLS = ["official", "80-20", "superclass"]
 
-_PAPER_KEYS = ["title", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
+_PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
 # The cross matrix, every method on every dataset: each dataset's first protocol, and two classes of it, for time
 # (of CIFAR-100, COIL-100 and MVTec AD such as the copies at hand hold). A run with `cross = true` is over these.
 CROSS = {

@@ -102,7 +102,8 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
     papers: list of keys (None: all with a published table). register: set of job ids (None: nothing is stale).
     Keys: paper, method, weights, dataset, protocol, metric, published (the printed mean, else the mean of the printed
     classes), published_classes ({class: value} where the paper prints classes), unit, note, ours_mean, ours_std (over
-    seeds; None for one), classes {class: mean over seeds}, n_classes, n_expected, n_others (classes that ran and are
+    seeds; None for one), classes {class: mean over seeds}, spreads {class: standard deviation over seeds} ({} for one),
+    seeds (their numbers), n_classes, n_expected, n_others (classes that ran and are
     not among those expected, so not in n_classes either), n_seeds, n_stale, profile, data, image_sizes ({class: size}),
     image_size (all of them: "128 and 512"), row_paper, verdict; the middle ones None where not run.
 
@@ -211,7 +212,9 @@ def _with_ours(record, rows, expected, register):
         "row_weights": rows[0]["weights"] if rows else None,
         "ours_mean": float(np.mean(means)) if rows else None,
         "ours_std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-        "classes": {name: float(value) for name, value in classes.items()},
+        "classes": {name: float(value) for name, value in classes.items()}, "seeds": list(seeds),
+        "spreads": {name: float(np.std([values[name] for values in seeds.values()], ddof=1)) for name in classes}
+                   if len(seeds) > 1 else {},
         "n_classes": len(classes) - n_others, "n_expected": len(expected), "n_others": n_others, "n_seeds": len(seeds),
         "n_stale": sum(register is not None and line["job"] not in register for line in rows),
         "data": ", ".join(sorted({line["data"] for line in rows if line["data"]})) or None,
@@ -265,7 +268,7 @@ def bars(records, alone=()):
 
     Takes the records of `compare` and `ours_alone`. Each figure is a dict: title, metric, class_names, and series, a
     list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
-    value}, "published" (float or None)}, the paper's own method first and the baselines last.
+    value}, "published" (float or None), "record" (as given)}, the paper's own method first and the baselines last.
     Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of a
     method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables. A paper without rows of
     its own has no figure.
@@ -297,7 +300,7 @@ def bars(records, alone=()):
             "title": f"{key[0]}: {key[1]}, {key[2]}", "metric": key[3], "class_names": names,
             "series": [{"label": f"{method_label(record)}, {record['profile']}", "classes": record["classes"],
                         "color": colors.setdefault(record["method"], len(colors)),
-                        "published": record["published"]} for record in series],
+                        "published": record["published"], "record": record} for record in series],
         })  # fmt: skip
     return drawn
 

@@ -1,20 +1,13 @@
-"""The records of `results.compare` as Markdown: results/summary.md, and the table at the top of the README.
+"""The records of `results.compare` as Markdown: results/summary.md.
 
     summary.write_summary("results")                                  # results/summary.md
-    summary.gaps()                                                    # results/gaps.md
-    print(summary.headline(results.compare()))
 """
-import json
-import re
 from pathlib import Path
 
 import numpy as np
 
 from adlib import claims, cross, results
 from adlib.results import markdown_table, method_label
-
-
-START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
 
 
 def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=(), crossed=()):
@@ -35,21 +28,21 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=(),
     for record in records:
         if not record["n_seeds"]:
             place = f"{record['paper']}, {record['dataset']}, {record['protocol']}"
-            value = f"{method_label(record)} {_as_printed(record)}"
+            value = f"{method_label(record)} {as_printed(record)}"
             not_run.setdefault(place, []).append(value + (f" ({record['metric']})" * (record["metric"] != "auroc")))
     missing = [f"- {place}: printed {', '.join(values)}" for place, values in not_run.items()]
     jobs = f"{n_missing[0]} of the register's {n_missing[1]} jobs (all profiles) have no rows." if n_missing else ""
     return {
-        "Printed beside ours": _joined(parts) or "No row stands beside a printed number yet.",
-        "Claim by claim": _joined([CLAIMS, claims.table(claimed)]) if claimed else "None.",
-        "Every method on every dataset": _joined([CROSSED, cross.table(crossed), cross.costs(crossed)])
+        "Printed beside ours": joined(parts) or "No row stands beside a printed number yet.",
+        "Claim by claim": joined([CLAIMS, claims.table(claimed)]) if claimed else "None.",
+        "Every method on every dataset": joined([CROSSED, cross.table(crossed), cross.costs(crossed)])
                                          if crossed else "None.",
-        "Other rows": _joined([
+        "Other rows": joined([
             "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
             "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
-        "Not run": _joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
+        "Not run": joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
         "Failed jobs": _listed(failed, ["job", "error", "finished"]) if failed else "None.",
-        "Stale rows": _joined([
+        "Stale rows": joined([
             "The register does not hold the jobs of these rows, or not with these settings (any more). They are kept "
             "and counted above, and run again only when asked for with `FORCE=1`.",
             _listed(stale, ["settings"])]) if stale else "None.",
@@ -61,14 +54,14 @@ def _compared(records):
     header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
     return markdown_table(header, [
         [r["dataset"], r["protocol"], f"**{method_label(r)}**" if r["method"] == r["paper"] else method_label(r),
-         r["metric"], _as_printed(r), _as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
+         r["metric"], as_printed(r), as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
     ])  # fmt: skip
 
 
 def _alone(records):
     header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
     return markdown_table(header, [
-        [r["paper"], r["dataset"], r["protocol"], method_label(r), r["metric"], _as_ours(r), r["profile"],
+        [r["paper"], r["dataset"], r["protocol"], method_label(r), r["metric"], as_ours(r), r["profile"],
          f"{r['n_classes']} of {r['n_expected'] or '?'}" + (f" and {r['n_others']} more" if r["n_others"] else ""),
          str(r["n_seeds"]), _remarks(r)] for r in records
     ])  # fmt: skip
@@ -83,11 +76,13 @@ def _listed(rows, more):
     return markdown_table([*names, "classes"], [[*key, ", ".join(classes)] for key, classes in lines.items()])
 
 
-def _as_printed(record):
+def as_printed(record):
+    """The printed value, to as many places as it was printed with."""
     return f"{record['published']:.{max(3, round(-np.log10(record['unit'])))}f}"
 
 
-def _as_ours(record):
+def as_ours(record):
+    """Our mean, and behind ± its standard deviation over seeds."""
     spread = "" if record["ours_std"] is None else f" ± {record['ours_std']:.3f}"
     return f"{record['ours_mean']:.3f}{spread}"
 
@@ -101,15 +96,20 @@ def _remarks(record):
 
 
 def _printed_for_these(record):
+    mean = mean_of_these(record)
+    return "" if mean is None else f"printed for {', '.join(record['classes'])}: {mean:.3f}"
+
+
+def mean_of_these(record):
     """Where only some classes ran, what the paper prints for them: the mean over all would be no fair neighbour."""
     printed = record["published_classes"]
     if record["n_classes"] == record["n_expected"] or not record["classes"].keys() <= printed.keys():
-        return ""
-    mean = np.mean([printed[name] for name in record["classes"]])
-    return f"printed for {', '.join(record['classes'])}: {mean:.3f}"
+        return None
+    return float(np.mean([printed[name] for name in record["classes"]]))
 
 
-def _joined(parts):
+def joined(parts):
+    """Paragraphs, the empty ones left out."""
     return "\n\n".join(part for part in parts if part)
 
 
@@ -143,7 +143,7 @@ DEFINITIONS = """\
 def summary_markdown(records, **parts):
     """The whole summary as Markdown; takes what `sections` takes."""
     title = "# What the papers print, and what came out here\n\nWritten from the result rows; no number here is typed."
-    return _joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
+    return joined([title, *(f"## {name}\n\n{text}" for name, text in sections(records, **parts).items())]) + "\n"
 
 
 def collect(results_dir=None, published_dir=None, register=None):
@@ -160,41 +160,3 @@ def write_summary(out_dir, results_dir=None, published_dir=None, register=None):
     parts = collect(out_dir if results_dir is None else results_dir, published_dir, register)
     results.write_whole(path, summary_markdown(**parts).encode())
     return path
-
-
-def gaps(notebooks=None):
-    """What each paper leaves open and what is done here: section 8 of every notebook on one page, as Markdown."""
-    folder = results.CHECKOUT / "notebooks" if notebooks is None else Path(notebooks)
-    parts = ["# What the papers leave open, and what we chose\n\nSection 8 of each notebook, on one page. *silent*: "
-             "the paper says nothing; *measured difference*: the section or the method that shows it."]
-    for path in sorted(folder.glob("*.ipynb")):
-        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-        text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-        section = re.search(r"(?ms)^## 8\. [^\n]*\n(.*?)(?=^## 9\. )", text)
-        if section and (table := re.search(r"(?m)^\|.*(?:\n\|.*)*", section[1])):
-            title = re.search(r"(?m)^# (.+)$", text)[1]
-            link = f"[{title}](../notebooks/{path.name})"
-            rest = [section[1][:table.start()].strip(), table[0], section[1][table.end():].strip()]
-            parts += [f"## `{path.stem}`: {link}", *filter(None, rest)]
-    return "\n\n".join(parts) + "\n"
-
-
-def headline(records):
-    """The own method of each paper that has a notebook, one line per printed number: printed, ours, verdict."""
-    here = {path.stem for path in (results.CHECKOUT / "notebooks").glob("*.ipynb")}
-    own = [record for record in records if record["method"] == record["paper"] and record["paper"] in here]
-    return markdown_table(["paper", "dataset", "metric", "printed", "ours", "verdict"], [
-        [f"`{r['paper']}`" + (f" ({r['weights']})" if r["weights"] else ""), f"{r['dataset']}, {r['protocol']}",
-         r["metric"], _as_printed(r), f"{_as_ours(r)} ({r['profile']})" if r["n_seeds"] else "",
-         "; ".join(filter(None, [r["verdict"], r["n_seeds"] and _printed_for_these(r)]))]
-        for r in own
-    ])  # fmt: skip
-
-
-def write_readme(path, records):
-    """Put the headline between its two marks in the README. Raises ValueError where the marks are missing."""
-    before, start, rest = Path(path).read_text(encoding="utf-8").partition(START)
-    _, end, after = rest.partition(END)
-    if not (start and end):
-        raise ValueError(f"{path} has no place for the results: between {START} and {END}")
-    results.write_whole(path, f"{before}{start}\n\n{headline(records)}\n\n{end}{after}".encode())
