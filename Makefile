@@ -8,7 +8,7 @@ unexport PYTHONDONTWRITEBYTECODE
 WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
 GIVEN = $(foreach word,$(WORDS),$(if $(value $(word)),$(word)='$(value $(word))'))
 
-.PHONY: help setup demo plan reproduce verify rehearse summary gallery test faults lint lab clean
+.PHONY: help setup demo plan reproduce verify rehearse summary gallery report test faults lint lab clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -44,6 +44,9 @@ summary: $(READY)  ## results/ beside the printed tables: results/summary.md and
 
 gallery: $(READY)  ## executed notebooks on real data, into results/gallery
 	@$(PY) -m adlib gallery $(GIVEN)
+
+report: $(READY)  ## summary, gallery, classes and gaps as one HTML page, build/report.html
+	@$(PY) -m adlib report $(GIVEN)
 
 test: $(READY)  ## unit tests, and every notebook by nbval
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q

@@ -1,4 +1,4 @@
-"""What `make` calls: python -m adlib plan | reproduce | verify | rehearse | summary | gallery | demo | data | score."""
+"""What `make` calls, and a user too: python -m adlib plan, reproduce, verify, rehearse, summary, ... (see USAGE)."""
 import ast
 import os
 import re
@@ -16,6 +16,7 @@ usage: python -m adlib plan [KEY=VALUE ...]        what reproduce would run: job
        python -m adlib rehearse [KEY=VALUE ...]    every job, as small as can be, on stand-ins, into build/rehearsal
        python -m adlib summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
        python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
+       python -m adlib report [OUT=FILE]           all of it as one HTML page (build/report.html)
        python -m adlib demo                        every notebook on embedded data, into build/demo
        python -m adlib data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
        python -m adlib score DETECTOR IMAGES ...   judge image files and folders: a CSV (OVERLAYS=FOLDER: pictures too)
@@ -39,7 +40,7 @@ KEYS = {
     "reproduce": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
     "verify": [*CHOICE, *PLACES],
     "rehearse": ["PAPERS", "DATASETS", *PLACES],
-    "summary": ["OUT"], "gallery": ["PAPERS", *PLACES], "demo": PLACES,
+    "summary": ["OUT"], "report": ["OUT"], "gallery": ["PAPERS", *PLACES], "demo": PLACES,
 }  # fmt: skip
 
 
@@ -350,6 +351,16 @@ def gallery(words):
     for job in jobs.values():
         print(shown(rooms.hang(job, book[job["paper"]]["gallery"].get("licence", ""))))
     print(shown(rooms.hang_summary()))
+    return 0
+
+
+def report(words):
+    """The summary, the gallery and the pages beside them as one HTML file."""
+    from adlib import report as pages
+    from adlib.register import CHECKOUT
+
+    path = pages.write(Path(words.get("OUT", CHECKOUT / "build" / "report.html")).expanduser())
+    print(f"{shown(path)}, {path.stat().st_size / 1e6:.1f} MB: open it in any browser")
     return 0
 
 
