@@ -181,16 +181,15 @@ def calibrate(detector, scores, maps, quantile=0.95):
     """Set the threshold from `scores` (N,) and `maps` (N, h, w) of normal images that the training did not see.
 
     The threshold is the least of these scores that at least the share `quantile` of them does not exceed; a higher
-    score counts as anomalous. map_range, for pictures: from the median pixel of the normal maps to as far above their
-    largest as that is above the median. Raises ValueError without scores and for a quantile outside (0, 1].
+    score counts as anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest.
+    Raises ValueError without scores and for a quantile outside (0, 1].
     """
     if not len(scores) or not 0 < quantile <= 1:
         raise ValueError(f"a threshold needs scores, and a quantile in (0, 1], not {quantile}")
-    median, largest = np.median(np.asarray(maps)), float(maps.max())
     detector.about |= {
         "threshold": float(np.quantile(np.asarray(scores, dtype=np.float64), quantile, method="inverted_cdf")),
         "quantile": quantile, "n_normal": len(scores),
-        "map_range": [float(median), float(largest + (largest - median))],
+        "map_range": [float(np.median(np.asarray(maps))), float(maps.max())],
     }  # fmt: skip
 
 

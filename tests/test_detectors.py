@@ -175,7 +175,7 @@ def test_the_threshold_is_a_score_of_a_normal_image_that_enough_of_them_do_not_e
     maps = torch.tensor([1.0, 1.0, 1.0, 3.0]).expand(20, 4)[:, None]
     detectors.calibrate(detector, torch.arange(1.0, 21.0), maps, quantile=0.9)
     assert detector.about["threshold"] == 18.0  # 18 of 20 are no higher
-    assert detector.about["n_normal"] == 20 and detector.about["map_range"] == [1.0, 5.0]
+    assert detector.about["n_normal"] == 20 and detector.about["map_range"] == [1.0, 3.0]
     assert [detectors.is_anomalous(detector, score) for score in (17.5, 18.0, 18.1)] == [False, False, True]
     detectors.calibrate(detector, np.array([2.0, 1.0]), maps, quantile=0.95)
     assert detector.about["threshold"] == 2.0
