@@ -179,4 +179,6 @@ def costs(rows, register):
 def _minutes(seconds):
     """'0.5 to 12' or '3.4': the least and the largest, in minutes."""
     low, high = (f"{one / 60:.0f}" if one > 600 else f"{one / 60:.1f}" for one in (min(seconds), max(seconds)))
+    if high == "0.0":
+        return "less than 0.1"
     return low if low == high else f"{low} to {high}"
