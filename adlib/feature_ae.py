@@ -93,7 +93,7 @@ def anomaly_map(maps, size, sigma=4.0, weighted=False):
 
     maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: eq. (9)
     as printed also divides level k by its h_k * w_k, so that a level counts four times as much as the next finer one;
-    else it is the plain sum that figure and text describe.
+    else it is the plain sum that the text describes.
     """
     total = 0
     for phi in maps:

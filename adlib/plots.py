@@ -109,8 +109,9 @@ def curves(panels, xlabel="epoch"):
     size = (3.2 * len(panels) + 1.8 * beside, 2.4)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for label, values in lines.items():
-            axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, marker="o", markersize=2.5)
+        for number, (label, values) in enumerate(lines.items()):  # dashed, so that one shows below another
+            axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, marker="o", markersize=2.5,
+                      linestyle=("-", "--", "-.", ":")[number % 4])  # fmt: skip
         axis.set(title=title, xlabel=xlabel)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if beside:

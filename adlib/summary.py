@@ -117,13 +117,14 @@ CLAIMS = """\
 Each claim of a paper in a sentence of ours, what tests it, and what came out: points are hundredths of AUROC or of
 balanced accuracy (B), the mean over classes of the difference of two methods on the same images with the same seed, ±
 its standard deviation over seeds. *holds* and *does not hold*: by the sign of the mean, and where there are seeds only
-if its 95 % t-interval leaves out zero, else *undecided*."""
+if its 95 % t-interval leaves out zero, else *undecided*; *indicative* stands before it unless every class ran in
+profile `paper` with two seeds or more."""
 
 CROSSED = """\
-No paper runs its method where the others run theirs. Here each runs on two classes of each dataset, in the dataset's
-first protocol, seed 0: AUROC, mean over the two, **p** where the row is of profile `paper`, else of `quick`, which is
-minutes of training on two cores. It says what one gets for so little, not what a method could do; the second table says
-for how much. Baselines need no more than that."""
+No paper runs on all datasets of the others. Here each method on two classes of each dataset, as far as it ran, seed 0:
+AUROC, mean over the two. Protocol `80-20` for COIL-100 (a copy of 17 objects), `superclass` for CIFAR-100, else
+`official`. Profile `quick` where it has rows, else `paper`, marked **p**. It says what one gets for so little training,
+not what a method could do; the second table says how little it was."""
 
 DEFINITIONS = """\
 - **ours**: the mean over seeds of the mean over classes, and behind ± the standard deviation over seeds (n - 1), where
