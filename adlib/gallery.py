@@ -4,6 +4,7 @@
     hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb and two_stage.scores.csv.gz
 """
 import base64
+import difflib
 import json
 import os
 import re
@@ -17,7 +18,8 @@ from adlib.sweep import notebook_path, outstanding, rows_path, scores_path
 
 RESULTS = CHECKOUT / "results"
 LARGEST = 1_500_000  # bytes: more than that a forge does not render
-ROWS = "rows"  # the tag of cells that need nothing but these, printed tables and result rows
+ALIKE = 0.7  # of two versions of a code cell, as difflib counts
+ROWS = "rows"  # the tag of cells that need nothing but each other: they read tables, result rows and code
 
 
 def choose(register, paper):
@@ -37,29 +39,42 @@ def choose(register, paper):
 
 
 def is_there(job):
-    """Whether a job's rows, notebook and scores stand under results/."""
+    """Whether a job's rows, executed notebook and scores stand under results/, be it in the gallery."""
     _, done, _ = outstanding([job], RESULTS)
-    return bool(done) and notebook_path(RESULTS, job).is_file() and scores_path(RESULTS, job).is_file()
+    return bool(done) and _executed(job) is not None
+
+
+def _executed(job):
+    """(executed notebook, scores), paths, of the run, else of the page of the gallery that shows it; None: neither."""
+    run, page = (notebook_path(RESULTS, job), scores_path(RESULTS, job)), RESULTS / "gallery" / f"{job['paper']}.ipynb"
+    shown = (page, page.with_name(f"{job['paper']}.scores.csv.gz"))
+    if all(path.is_file() for path in run):
+        return run
+    if not all(path.is_file() for path in shown):
+        return None
+    header = "".join(json.loads(page.read_text(encoding="utf-8"))["cells"][0]["source"])
+    return shown if f": {describe(job)}, executed" in header else None
 
 
 def hang(job, licence):
     """Write the cleaned notebook of a job, its scores, and the picture of its cell tagged `cover` for the README.
 
-    Its last section is that of the notebook's source, set anew from the rows there are now (`renewed`). Returns the
-    notebook's path. Raises ValueError if it is too big.
+    Its prose is that of the notebook's source now, its last section set anew from the rows there are (`renewed`).
+    Returns the notebook's path. Raises ValueError if it is too big.
     """
+    notebook, scores = _executed(job)
     row = next(row for row in results.read(rows_path(RESULTS, job)) if row["job"] == job["id"])
     given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
     place = f"on `{row['device']}`" if row["device"] else "on a device not recorded"
     text = (f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
-            f"Settings of the profile: {given}. The last section was set anew from the rows under `results/` when "
-            f"this page was hung.  \n{licence}").rstrip()  # fmt: skip
+            f"Settings of the profile: {given}. Code and outputs are of that run; prose and the last section, from the "
+            f"rows under `results/`, are of when this page was hung.  \n{licence}").rstrip()  # fmt: skip
     source = CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
-    executed = renewed(notebook_path(RESULTS, job).read_text(encoding="utf-8"), source)
+    executed = renewed(notebook.read_text(encoding="utf-8"), source)
     path = _write(job["paper"], executed, text)
     for picture in pictures(path, tag="cover"):
         results.write_whole(path.with_suffix(".png"), picture)
-    results.write_whole(path.with_name(f"{job['paper']}.scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
+    results.write_whole(path.with_name(f"{job['paper']}.scores.csv.gz"), scores.read_bytes())
     return path
 
 
@@ -78,28 +93,42 @@ def hang_summary():
 
 
 def renewed(text, source):
-    """The text of an executed notebook whose end, from section 9 on, is that of `source`, its path, executed now.
+    """The text of an executed notebook with the prose of `source`, its path, as it is now, and today's rows.
 
-    A run cannot know the rows that came after it. Executed are the cells of `source` tagged `rows`, in a kernel of
-    their own; other code cells of the section keep what the run gave. Without such cells the text stays as it is.
+    A run knows neither the rows that came after it nor what was mended since. Code and outputs stay those of the run,
+    found by their code or one much like it; cells of `source` tagged `rows` are executed anew, in a kernel of their
+    own. A code cell that only one of the two has is left out, with the prose that is about it alone.
     """
     cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
-    notebook, starts = json.loads(text), [n for n, cell in enumerate(cells) if "## 9." in "".join(cell["source"])]
+    notebook = json.loads(text)
+    fresh, kept = _fresh(notebook, cells), []
+    run = {"".join(cell["source"]): cell for cell in notebook["cells"] if cell["cell_type"] == "code"}
+    injected = [cell for cell in run.values() if "injected-parameters" in cell["metadata"].get("tags", [])]
+    missing = [code for code in run if code not in {"".join(cell["source"]) for cell in cells}]  # from the source
+    for cell in cells:
+        code, tags = "".join(cell["source"]), cell["metadata"].get("tags", [])
+        alike = difflib.get_close_matches(code, missing, 1, ALIKE) if cell["cell_type"] == "code" else []
+        if cell["cell_type"] == "markdown":
+            kept.append(cell)
+        elif shown := fresh.get(cell["id"]) or run.get(code) or (alike and run[alike[0]]):
+            kept += [shown, *(injected if "parameters" in tags else [])]
+        elif kept and kept[-1]["cell_type"] == "markdown" and "## " not in "".join(kept[-1]["source"]):
+            kept.pop()
+    return json.dumps({**notebook, "cells": kept})
+
+
+def _fresh(notebook, cells):
+    """The cells tagged `rows`, executed now: id -> cell."""
     some = [cell for cell in cells if ROWS in cell["metadata"].get("tags", [])]
-    known = {cell.get("id"): n for n, cell in enumerate(notebook["cells"])}
-    if not some or not starts or cells[starts[0]]["id"] not in known:
-        return text
+    if not some:
+        return {}
     with tempfile.TemporaryDirectory(prefix="adlib-") as folder:
         small = Path(folder, "rows.ipynb")
         small.write_text(json.dumps({**notebook, "cells": some}), encoding="utf-8")
         worker.set_environment(worker.environment(worker.cores()))
         worker.execute(small, Path(folder, "executed.ipynb"), {})
-        fresh = {cell["id"]: cell for cell in json.loads(Path(folder, "executed.ipynb").read_text("utf-8"))["cells"]}
-    old = {cell.get("id"): cell for cell in notebook["cells"]}
-    end = [fresh.get(cell["id"]) or (cell if cell["cell_type"] == "markdown" else old.get(cell["id"]))
-           for cell in cells[starts[0]:]]  # fmt: skip
-    notebook["cells"][known[cells[starts[0]]["id"]]:] = [cell for cell in end if cell is not None]
-    return json.dumps(notebook)
+        found = json.loads(Path(folder, "executed.ipynb").read_text(encoding="utf-8"))["cells"]
+    return {cell["id"]: cell for cell in found if ROWS in cell["metadata"].get("tags", [])}
 
 
 def _write(name, executed, header):
@@ -120,12 +149,12 @@ def cleaned(text, header):
     notebook = json.loads(text)
     notebook["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
                             "language_info": {"name": "python"}}  # fmt: skip
-    cells = [{"cell_type": "markdown", "metadata": {}, "source": header}, *notebook["cells"]]
-    for number, cell in enumerate(cells):
-        source = "".join(cell["source"])
+    cells = [{"cell_type": "markdown", "id": "header", "metadata": {}, "source": header}, *notebook["cells"]]
+    for cell in cells:
+        cell["source"] = "".join(cell["source"])
         if "injected-parameters" in cell["metadata"].get("tags", []):
-            source = re.sub(r"(?m)^(out_dir|results_dir) = .*$", r"\1 = None", source)
-        cell.update(id=f"cell-{number:02d}", source=source)  # papermill gives its cell a random id
+            cell["source"] = re.sub(r"(?m)^(out_dir|results_dir) = .*$", r"\1 = None", cell["source"])
+            cell["id"] = "injected-parameters"  # papermill gives it a random one
         for noise in ("papermill", "execution"):
             cell["metadata"].pop(noise, None)
         for output in cell.get("outputs", []):

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from adlib import gallery
+from adlib import gallery, register
 
 
 def executed(**changes):
@@ -50,27 +50,56 @@ def cell(name, source, kind="code", tags=(), output=None):
     return {"cell_type": kind, "id": name, "metadata": {"tags": list(tags)}, "source": source, **code}
 
 
-def test_the_last_section_is_that_of_the_source_with_todays_rows_and_all_before_is_the_run(tmp_path):
-    run = [cell("imports", "x = 1", output="old"), cell("training", "train()", output="of the run"),
+@pytest.mark.parametrize("ids", ["of the source", "of a page"])
+def test_code_and_outputs_are_of_the_run_prose_and_rows_of_today(tmp_path, ids):
+    run = [cell("imports", "x = 1", output="old"), cell("parameters", "a = 1", tags=["parameters"]),
+           cell("random", "a = 3", tags=["injected-parameters"]),
+           cell("five", "## 5. Trainig", "markdown"), cell("training", "train(better=False)", output="of the run"),
            cell("nine", "## 9. Claims, as they were", "markdown"), cell("of-rows", "print(x)", output="old"),
            cell("of-run", "print(residuals)", output="of the run")]  # fmt: skip
-    source = [cell("imports", "x = 2", tags=["rows"]), cell("training", "train(better=True)"),
+    if ids == "of a page":  # hung by an earlier version: ids were numbers, and its header is the first cell
+        run = [cell("x", "Profile **quick**", "markdown"), *run]
+        run = [{**one, "id": f"cell-{number}"} for number, one in enumerate(run)]
+    source = [cell("imports", "x = 2", tags=["rows"]), cell("parameters", "a = 1", tags=["parameters"]),
+              cell("five", "## 5. Training", "markdown"), cell("training", "train(better=True)"),
+              cell("about", "The detector.", "markdown"), cell("detector", "save()"),
               cell("nine", "## 9. Claims", "markdown"), cell("of-rows", "print(f'{x} rows')", tags=["rows"]),
               cell("of-run", "print(residuals)"), cell("last", "What we make of it.", "markdown")]  # fmt: skip
     whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     path = tmp_path / "toy.ipynb"
     path.write_text(json.dumps({**whole, "cells": source}))
     cells = json.loads(gallery.renewed(json.dumps({**whole, "cells": run}), path))["cells"]
-    assert [one["id"] for one in cells] == ["imports", "training", "nine", "of-rows", "of-run", "last"]
-    assert cells[:2] == run[:2] and cells[4] == run[4]
-    assert "".join(cells[2]["source"]) == "## 9. Claims"
-    assert "".join(cells[3]["outputs"][0]["text"]) == "2 rows\n"
+    assert ["".join(one["source"]) for one in cells] == [
+        "x = 2", "a = 1", "a = 3", "## 5. Training", "train(better=False)", "## 9. Claims", "print(f'{x} rows')",
+        "print(residuals)", "What we make of it."]  # fmt: skip
+    assert [one["outputs"][0]["text"] for one in (cells[4], cells[7])] == [["of the run"]] * 2
+    assert "".join(cells[6]["outputs"][0]["text"]) == "2 rows\n" and not cells[0]["outputs"]
 
 
-def test_a_notebook_without_cells_on_rows_stays_as_it_is(tmp_path):
+def test_a_notebook_without_cells_on_rows_starts_no_kernel(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery.worker, "execute", None)
     path = tmp_path / "toy.ipynb"
     path.write_text(json.dumps({"cells": [cell("nine", "## 9. Claims", "markdown")]}))
-    assert gallery.renewed(json.dumps(executed()), path) == json.dumps(executed())
+    cells = json.loads(gallery.renewed(json.dumps(executed()), path))["cells"]
+    assert [one["source"] for one in cells] == ["## 9. Claims"]
+
+
+def test_a_job_whose_run_is_gone_is_hung_again_from_its_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(gallery, "RESULTS", tmp_path)
+    job = gallery.jobs(register.load(), ["two_stage"], ["mnist"], ["8"], [0], "quick")[0]
+    page = tmp_path / "gallery" / "two_stage.ipynb"
+    page.parent.mkdir()
+    header = "Profile **quick**: two_stage mnist 8 seed 0 quick, executed on `cpu`."
+    page.write_text(gallery.cleaned(json.dumps(executed()), header))
+    assert gallery._executed(job) is None  # without scores
+    page.with_name("two_stage.scores.csv.gz").write_bytes(b"scores")
+    assert gallery._executed(job)[0] == page
+    assert gallery._executed(gallery.jobs(register.load(), ["two_stage"], ["mnist"], ["2"], [0], "quick")[0]) is None
+    own = gallery.notebook_path(tmp_path, job), gallery.scores_path(tmp_path, job)
+    for path in own:
+        path.parent.mkdir(parents=True)
+        path.write_text("{}")
+    assert gallery._executed(job) == own
 
 
 def test_a_notebook_that_is_too_large_is_an_error(monkeypatch):
