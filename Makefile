@@ -5,7 +5,7 @@ READY := .venv/.ready
 # libraries keep their bytecode: without it each kernel compiles torch again, seconds a job
 unexport PYTHONDONTWRITEBYTECODE
 # make's own words for a sweep, handed on to `python -m adlib` as they are: make reproduce PAPERS=two_stage JOBS=2
-WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
+WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS CROSS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
 GIVEN = $(foreach word,$(WORDS),$(if $(value $(word)),$(word)='$(value $(word))'))
 
 .PHONY: help setup demo plan reproduce verify rehearse summary gallery report test faults lint lab clean

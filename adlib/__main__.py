@@ -23,6 +23,7 @@ usage: python -m adlib plan [KEY=VALUE ...]        what reproduce would run: job
 
 keys, all optional (verify wants at least one of the first three); several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
+  CROSS=1                      every method on every dataset: two classes of each, its first protocol, seed 0
   PROFILE=demo|quick|paper     (paper; verify: whatever has rows)             BACKBONES=resnet18
   SET="n_train=500,lr=0.1"     other settings of the notebooks
   JOBS=2                       jobs at once (two, or two for each GPU)
@@ -33,7 +34,7 @@ keys, all optional (verify wants at least one of the first three); several value
   OUT=FOLDER                   (results; build/trial for what experiments.toml does not hold, and for PROFILE=demo)
   FORCE=1                      run also what has its rows already"""
 
-CHOICE = ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "PROFILE"]  # which jobs
+CHOICE = ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "CROSS", "PROFILE"]  # which jobs
 PLACES = ["JOBS", "DEVICE", "GPUS"]  # where they run
 KEYS = {
     "plan": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
@@ -85,6 +86,13 @@ def given(words, keys):
 def names(words, key):
     """The values of a key, separated by commas, or None."""
     return [value.strip() for value in words[key].split(",") if value.strip()] if key in words else None
+
+
+def is_set(words, key):
+    """Whether a key that is 1 or 0 is given as 1."""
+    if words.get(key, "0") not in ("0", "1"):
+        raise ValueError(f"{key} is 1 or 0, not {words[key]!r}")
+    return words.get(key) == "1"
 
 
 def number(text, key):
@@ -160,7 +168,7 @@ def plan(words):
     _, jobs, out = chosen(words)
     places(words)  # says what is wrong with them
     given = " ".join(f"{key}={value}" for key, value in words.items())
-    print(plans.text(jobs, out, force=words.get("FORCE") == "1", words=given))
+    print(plans.text(jobs, out, force=is_set(words, "FORCE"), words=given))
     return 0
 
 
@@ -175,7 +183,7 @@ def reproduce(words):
     if drawn:
         raise ValueError(f"results/ holds no rows of stand-ins, and {drawn[0]} is one here: name another OUT=, or have "
                          "ADLIB_DATA name the real data")  # fmt: skip
-    how = {**places(words), "force": words.get("FORCE") == "1"}
+    how = {**places(words), "force": is_set(words, "FORCE")}
     if "SCHEDULER" not in words:
         return close(sweep.reproduce(jobs, out, **how), out)
     from adlib import cluster
@@ -192,8 +200,7 @@ def chosen(words):
     """(register, jobs, folder for their rows), as the words of plan and reproduce choose them."""
     from adlib import register
 
-    if words.get("FORCE", "0") not in ("0", "1"):
-        raise ValueError(f"FORCE is 1 or 0, not {words['FORCE']!r}")
+    is_set(words, "FORCE")
     resources(words)
     book = register.load()
     jobs = register.jobs(book, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
@@ -204,7 +211,8 @@ def chosen(words):
 def choice(words):
     """What the words of CHOICE but PROFILE choose, as keyword arguments of `register.jobs`."""
     seeds = [number(seed, "SEEDS") for seed in names(words, "SEEDS")] if "SEEDS" in words else None
-    return {key.lower(): names(words, key) for key in CHOICE if key not in ("SEEDS", "PROFILE")} | {"seeds": seeds}
+    lists = {key.lower(): names(words, key) for key in CHOICE if key not in ("SEEDS", "CROSS", "PROFILE")}
+    return {**lists, "seeds": seeds, "cross": is_set(words, "CROSS")}
 
 
 def verify(words):

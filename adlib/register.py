@@ -63,7 +63,7 @@ def load(path=None):
 
 
 def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile="paper", settings=None,
-         protocols=None, backbones=None):  # fmt: skip
+         protocols=None, backbones=None, cross=False):  # fmt: skip
     """The jobs of one profile, first all of the first seed: a list of dicts (see the top of this file).
 
     papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it); a job without
@@ -71,7 +71,8 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
     of the chosen runs holds makes trials of all of them. settings, a dict, goes over those of profile and run. datasets
     may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise, settings
     those that the profile gives the dataset which [paper.own] names, and its own over them. Classes
-    go by any name that `data.class_index` knows. Raises ValueError with the choices for whatever is not there, and for
+    go by any name that `data.class_index` knows. cross: of what is chosen only the fields of the cross matrix, CROSS,
+    and the first seed, unless seeds are given. Raises ValueError with the choices for whatever is not there, and for
     a protocol that a dataset does not have.
     """
     papers = _choose(papers, register, "paper") if papers else list(register)
@@ -121,6 +122,12 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
             run_seeds = [seed for seed in seeds if seed in run_seeds or not any(seed in there for there in held_seeds)]
         given = settings_of(paper, run)
         found += [job(paper, name, normal, protocol, seed, profile, given) for seed in run_seeds for normal in normals]
+    if cross:
+        fields = {(name, protocol, normal) for name, (protocol, normals) in CROSS.items() for normal in normals}
+        found = [one for one in found if (one["dataset"], one["protocol"], one["class"]) in fields
+                 and (seeds or one["seed"] == 0)]  # fmt: skip
+        if not found:
+            raise ValueError(f"the cross matrix is over {', '.join(CROSS)}: none of its fields is chosen")
     by_id = {one["id"]: one for one in found}  # two runs may hold the same job
     return sorted(by_id.values(), key=lambda one: (papers.index(one["paper"]), one["seed"]))  # else as they stand
 

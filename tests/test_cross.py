@@ -33,6 +33,16 @@ def test_a_run_with_cross_is_over_the_two_classes_in_the_first_protocol(tmp_path
         register.load(path)
 
 
+def test_the_fields_of_the_matrix_are_chosen_by_a_word():
+    found = register.jobs(BOOK, ["cbigan", "baselines"], profile="quick", cross=True)
+    assert len(found) == 2 * 2 * len(register.CROSS) and {job["seed"] for job in found} == {0}
+    assert {(j["dataset"], j["protocol"]) for j in found} == {(name, one[0]) for name, one in register.CROSS.items()}
+    again = register.jobs(BOOK, ["shared_ae"], ["mnist"], ["8"], [1, 2], "quick", cross=True)
+    assert [job["seed"] for job in again] == [1, 2]
+    with pytest.raises(ValueError, match="cross matrix is over mnist.*none of its fields"):
+        register.jobs(BOOK, ["two_stage"], ["mnist"], ["3"], profile="quick", cross=True)
+
+
 def test_a_cell_is_the_mean_over_both_classes_of_the_quick_rows():
     rows = [
         row("two_stage", "8", 0.9, train_seconds=20), row("two_stage", "2", 0.7, n_parameters=""),

@@ -80,6 +80,7 @@ def run(checkout, *words):
     (["reproduce", "JOBS=many"], "JOBS takes whole numbers"),
     (["reproduce", "DEVICE=gpu"], "choices: auto, cpu, cuda"),
     (["reproduce", "FORCE=yes"], "FORCE is 1 or 0"),
+    (["plan", "CROSS=all"], "CROSS is 1 or 0"),
     (["reproduce", "SET=0.3"], "SET takes name=value"),
     (["reproduce", "PAPERS=two_stage", "SET=no_such_setting=1"], "no parameter 'no_such_setting'"),
     (["reproduce", "PAPERS=two_stage", "SEEDS=99", f"OUT={CHECKOUT / 'results'}"], "results/ holds only"),
