@@ -270,9 +270,13 @@ def bars(records, alone=()):
     list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None), "record" (as given)}, the paper's own method first and the baselines last.
     Baselines without a printed number stand in the figures of every paper that has the dataset; other settings of a
-    method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables. A paper without rows of
-    its own has no figure.
+    method (ocsvm_oracle beside ocsvm, two_stage_mse beside two_stage) are left to the tables, and to the cross matrix
+    what a paper's method does on a dataset of which the paper prints nothing. A paper without rows of its own has no
+    figure.
     """
+    from adlib.register import CROSS
+
+    prints = {(one["paper"], one["dataset"]) for one in records}
     figures, colors, drawn = {}, {}, []
     ran = [one for one in [*records, *alone] if one["n_seeds"]]
     baselines = {one["method"] for one in ran if one["row_paper"] == "baselines"}
@@ -282,6 +286,9 @@ def bars(records, alone=()):
         if record["row_paper"] == "baselines" and record["method"].split("_")[0] in baselines - {record["method"]}:
             continue
         if record["method"].startswith(f"{record['row_paper']}_"):
+            continue
+        place = (record["row_paper"], record["dataset"])
+        if place not in prints and place[0] != "baselines" and record["dataset"] in CROSS:
             continue
         key = (record["row_paper"] if record["paper"] not in own else record["paper"],
                *(record[name] for name in ("dataset", "protocol", "metric")))  # fmt: skip

@@ -78,3 +78,12 @@ def test_only_methods_with_every_dataset_stand_against_their_cost_and_empty_fiel
     figure = plots.heat_map(methods, datasets, auroc, marks)
     assert [text.get_text() for text in figure.axes[0].texts] == ["0.600"] * 3
     assert cross.matrix([]) == []
+
+
+def test_what_a_method_does_where_its_paper_prints_nothing_is_left_to_the_matrix(tmp_path):
+    rows = [row("two_stage", name, 0.6, dataset=dataset, image_size=32) for dataset, names in (
+        ("mvtec", ("bottle", "pill")), ("mnist", "8")) for name in names]  # fmt: skip
+    results.merge(tmp_path / "two_stage.csv", rows)
+    records = results.compare(None, tmp_path)
+    drawn = results.bars(records, results.ours_alone(records, tmp_path))
+    assert [figure["title"] for figure in drawn] == ["two_stage: mnist, official"]
