@@ -1,8 +1,10 @@
 import csv
 import importlib
 import io
+import json
 import math
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,3 +252,14 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     assert main([*words[:2], str(photos / "1.png"), "DEVICE=cpu"]) == 0
     [line] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (line["threshold"], line["is_anomalous"]) == ("", "")
+
+
+def test_the_notebook_wants_both_folders_or_neither_and_names_an_empty_one(photos, tmp_path):
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "own_data.ipynb").read_text())["cells"]
+    code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
+    for given, said in (({"normal": str(photos)}, "give both folders"), ({"judged": str(photos)}, "give both folders"),
+                        ({"normal": str(photos), "judged": str(tmp_path)}, "holds no images")):  # fmt: skip
+        names = {}
+        exec(code["own-data-01"], names)
+        with pytest.raises(ValueError, match=said):
+            exec(code["own-data-03"], {**names, **given})
