@@ -261,5 +261,8 @@ def test_the_notebook_wants_both_folders_or_neither_and_names_an_empty_one(photo
                         ({"normal": str(photos), "judged": str(tmp_path)}, "holds no images")):  # fmt: skip
         names = {}
         exec(code["own-data-01"], names)
+        names |= given
         with pytest.raises(ValueError, match=said):
-            exec(code["own-data-03"], {**names, **given})
+            exec(code["own-data-03"], names)
+        if "scratch" in names:
+            names["scratch"].cleanup()
