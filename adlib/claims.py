@@ -16,7 +16,7 @@ from adlib import results
 
 PATH = results.CHECKOUT / "published" / "claims.toml"
 KINDS = {
-    "better": {"where", "metric", "least"}, "printed": {"where"}, "in_print": {"where", "beside", "over"},
+    "better": {"where", "metric", "least", "answers"}, "printed": {"where"}, "in_print": {"where", "beside", "over"},
     "cheaper": {"where"}, "cannot": {"where"},
 }  # fmt: skip
 NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
@@ -37,7 +37,8 @@ def load(path=PATH):
 
 
 def check(found, results_dir=None, published_dir=None):
-    """One record for each claim, test and dataset: paper, place, says, test, where, ours (a phrase), verdict.
+    """One record for each claim, test and dataset: paper, place, says, test, where, ours (a phrase), verdict, answers
+    (whether it answers what the paper asks).
 
     verdict: "holds", "does not hold", "undecided" (seeds disagree), with "in its own table" behind it where nothing of
     ours was asked; "indicative: ..." before it unless all classes ran in profile `paper`; what `results.verdict` says
@@ -61,8 +62,29 @@ def check(found, results_dir=None, published_dir=None):
                 else:
                     told = {"test": "none", "ours": test["cannot"], "verdict": "cannot be tested"}
                 kept = {name: claim[name] for name in ("paper", "place", "says")}
-                checked.append({**kept, "where": ", ".join(filter(None, place)), **told})
+                checked.append({**kept, "where": ", ".join(filter(None, place)), **told,
+                                "answers": test.get("answers", False)})  # fmt: skip
     return checked
+
+
+def answer(checked, paper):
+    """What came out on the question that a paper asks, in a phrase: yes, no or mixed, and the figures; '' without any.
+
+    checked: the records of `check`. *So far* stands before it unless all of them ran as the paper has it.
+    """
+    some = [one for one in checked if one["paper"] == paper and one["answers"] and one["ours"]]
+    if not some:
+        return ""
+    words = {next(w for w in ("does not hold", "undecided", "holds") if w in one["verdict"]) for one in some}
+    word = {"holds": "yes", "does not hold": "no"}.get(words.pop(), "mixed") if len(words) == 1 else "mixed"
+    word = f"So far {word}" if any(one["verdict"].startswith("indicative") for one in some) else word.capitalize()
+    figures = {}
+    for one in some:
+        points = one["ours"].partition(" points")[0]
+        where = one["where"].removesuffix(", official").replace(", ", " ")
+        figures.setdefault(one["test"], []).append(f"{points} on {where}")
+    told = "; ".join(f"{test.replace(', ', ', points of ')}: {', '.join(those)}" for test, those in figures.items())
+    return f"**{word}** ({told})"
 
 
 def table(checked):

@@ -31,17 +31,18 @@ def gaps(notebooks=None):
     return "\n\n".join(parts) + "\n"
 
 
-def headline(records, alone, register):
+def headline(records, alone, claimed, register):
     """What each paper of the register asks, what it printed of its own method, what came out, and how it was run.
 
     records: those of `compare`; alone: those of `ours_alone`, of which the own method with another backbone than the
-    printed one stands in where nothing else ran. One line for each printed number with rows; the others are named
-    below the table.
+    printed one stands in where nothing else ran; claimed: those of `claims.check`. One line for each printed number
+    with rows; the others are named below the table.
     """
     lines, not_run = [], []
     for paper, table in register.items():
         own = [record for record in records if record["paper"] == record["method"] == paper]
-        here, asks = f"[`{paper}`](notebooks/{paper}.ipynb)", table.get("asks", "")
+        here = f"[`{paper}`](notebooks/{paper}.ipynb)"
+        asks = f"{table.get('asks', '')} {claims.answer(claimed, paper)}".strip()
         for record in own:
             ours, word, how = record, *_verdict(record)
             others = [one for one in alone if one["profile"] != "demo" and one["weights"] != ours["weights"] and all(
@@ -60,7 +61,7 @@ def headline(records, alone, register):
             link = f"[{word}](results/classes.md#{_anchor(ours)})"
             lines.append([here, asks, _place(record), printed, summary.as_ours(ours), link, how])
             here = asks = ""  # said once
-    table = markdown_table(["paper", "asks", "on", "printed", "ours", "verdict", "run"], lines)
+    table = markdown_table(["paper", "asks, and what came out", "on", "printed", "ours", "verdict", "run"], lines)
     return summary.joined([table, f"Printed and not run: {'; '.join(not_run)}." if not_run else ""])
 
 
@@ -153,7 +154,8 @@ def readme_tables(results_dir=None):
 
     book = register.load()
     records = results.compare(None, results_dir)
-    return {"results": headline(records, results.ours_alone(records, results_dir), book),
+    return {"results": headline(records, results.ours_alone(records, results_dir),
+                                claims.check(claims.load(), results_dir), book),
             "costs": costs(results.read_all(results_dir), book)}  # fmt: skip
 
 

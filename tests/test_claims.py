@@ -128,3 +128,22 @@ def test_the_table_names_a_claim_once():
               "test": "t", "verdict": "v"}
     lines = claims.table([record, record]).splitlines()
     assert lines[2:] == ["| `toy` | It is good (Table 1) |  | t |  | v |", "|  |  |  | t |  | v |"]
+
+
+def test_an_answer_is_yes_no_or_mixed_with_its_figures():
+    def told(verdict, where="mnist, official", ours="+1.0 ± 0.2 points; above in 9 of 10", **other):
+        return {"paper": "p", "test": "a less b, AUROC", "where": where, "ours": ours, "verdict": verdict,
+                "answers": True, **other}  # fmt: skip
+
+    assert claims.answer([told("holds")], "p") == "**Yes** (a less b, points of AUROC: +1.0 ± 0.2 on mnist)"
+    no = [told("indicative: does not hold; quick", ours="-2.0 points; above in 1 of 10"),
+          told("not run", ours=""), told("holds", answers=False), told("holds", paper="q"),
+          told("does not hold", "coil100, 80-20", "-3.0 points; above in 0 of 3")]  # fmt: skip
+    assert claims.answer(no, "p") == "**So far no** (a less b, points of AUROC: -2.0 on mnist, -3.0 on coil100 80-20)"
+    assert claims.answer([told("holds"), told("undecided")], "p").startswith("**Mixed**")
+    assert claims.answer([told("not run", ours="")], "p") == ""
+
+
+def test_each_paper_has_its_question_answered_by_some_test():
+    asked = {paper for paper, table in register.load().items() if "asks" in table}
+    assert asked == {one["paper"] for one in claims.load() for test in one["tests"] if test.get("answers")}
