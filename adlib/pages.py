@@ -92,28 +92,40 @@ def _anchor(record):
 def classes(records, alone):
     """Class by class, as Markdown: for each paper, dataset, protocol and metric a table and the command behind it."""
     parts = ["# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
-             "*printed* where the paper prints classes. **mean** is over the classes that a column has here, the "
-             "printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` all of it; "
-             "`make verify` with the same words sets old beside new."]  # fmt: skip
+             "*printed*: the paper's own method, where classes are printed. **mean** is over the classes that a column "
+             "has here, the printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` "
+             "all of it; `make verify` with the same words sets old beside new."]  # fmt: skip
     for figure in results.bars(records, alone):
         some = [one["record"] for one in figure["series"]]
         own = next((one for one in some if one["row_paper"] != "baselines"), some[0])
-        printed = next((one["published_classes"] for one in some if one["published_classes"]), {})
-        header = ["class", *(["printed"] if printed else []),
-                  *(f"**{one['method']}**" if one["method"] == own["row_paper"] else one["method"] for one in some)]
-        names = [*figure["class_names"], "mean"]
-        lines = [[name, *([_number(printed.get(name))] if printed else []), *(_of_class(one, name) for one in some)]
-                 for name in names]  # fmt: skip
-        lines[-1][0] = "**mean**"
-        if printed:
-            lines[-1][1] = _number(next(one["published"] for one in some if one["published_classes"]))
-        commands = dict.fromkeys(f"- `{_command(one)}`: {', '.join(o['method'] for o in some if _same_run(o, one))}"
-                                 for one in some)  # fmt: skip
-        parts += [f"## {_heading(own)}", markdown_table(header, lines), "\n".join(commands)]
+        printed = _printed(records, own)
+        columns = {"printed": lambda name, of=printed: _number(of.get(name))} if printed else {}
+        for one in some:
+            head = f"**{one['method']}**" if one["method"] == own["row_paper"] else one["method"]
+            columns[head] = lambda name, of=one: _of_class(of, name)
+        lines = [["**mean**" if name == "mean" else name, *(column(name) for column in columns.values())]
+                 for name in [*figure["class_names"], "mean"]]  # fmt: skip
+        commands = {}
+        for one in some:
+            commands.setdefault(_command(one), []).append(one["method"])
+        parts += [f"## {_heading(own)}", markdown_table(["class", *columns], lines),
+                  "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items())]
     return "\n\n".join(parts) + "\n"
 
 
+def _printed(records, own):
+    """What a paper prints of its own method, class -> value, and of its mean; {} where it prints no classes.
+
+    Of the backbone that ran, else of the first.
+    """
+    some = [one for one in records if one["paper"] == one["method"] == own["row_paper"] and one["published_classes"]
+            and all(one[name] == own[name] for name in ("dataset", "protocol", "metric"))]  # fmt: skip
+    some.sort(key=lambda one: one["weights"] != (own["row_weights"] or "").split("/")[0])
+    return {**some[0]["published_classes"], "mean": some[0]["published"]} if some else {}
+
+
 def _of_class(record, name):
+    """'0.990 ± 0.001': our mean over seeds and its spread, of a class or of the mean over classes."""
     if name == "mean":
         return summary.as_ours(record)
     spread = record["spreads"].get(name)
@@ -122,10 +134,6 @@ def _of_class(record, name):
 
 def _number(value):
     return "" if value is None else f"{value:.3f}"
-
-
-def _same_run(one, other):
-    return _command(one) == _command(other)
 
 
 def _command(record):
