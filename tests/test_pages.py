@@ -30,7 +30,8 @@ def test_the_headline_says_what_was_asked_printed_measured_and_how(folder):
     table = pages.readme_tables(folder)["results"]
     [digits] = lines(table, "| [`two_stage`](notebooks/two_stage.ipynb) | Does an encoder")
     assert digits.endswith("| mnist | 0.973 | 0.971 ± 0.001 | "
-                           "[reproduced](results/classes.md#two_stage-mnist-official-auroc) | 10 of 10 classes, paper, 2 seeds |")  # fmt: skip
+                           "[reproduced](results/classes.md#two_stage-mnist-official-auroc) | "
+                           "10 of 10 classes, paper, 2 seeds |")  # fmt: skip
     [own] = lines(table, "| [`patch_ae`]")
     printed = (1.0 + 0.982) / 2
     assert f"| 0.9948 (for these {printed:.3f}) | 0.750 |" in own
