@@ -4,7 +4,7 @@ PY := .venv/bin/python
 READY := .venv/.ready
 # libraries keep their bytecode: without it each kernel compiles torch again, seconds a job
 unexport PYTHONDONTWRITEBYTECODE
-# make's own words for a sweep, handed on to `python -m adlib` as they are: make reproduce PAPERS=two_stage JOBS=2
+# make's own words for a sweep, handed on to `python -m repro` as they are: make reproduce PAPERS=two_stage JOBS=2
 WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS CROSS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
 GIVEN = $(foreach word,$(WORDS),$(if $(value $(word)),$(word)='$(value $(word))'))
 
@@ -25,28 +25,28 @@ $(READY): pyproject.toml requirements.lock
 	@touch $@
 
 demo: $(READY)  ## every notebook on embedded data, then the table; results in build/demo
-	@$(PY) -m adlib demo $(GIVEN)
+	@$(PY) -m repro demo $(GIVEN)
 
 plan: $(READY)  ## what reproduce with the same words would run, for how long, and what it lacks; runs nothing
-	@$(PY) -m adlib plan $(GIVEN)
+	@$(PY) -m repro plan $(GIVEN)
 
 reproduce: $(READY)  ## the sweep; alone it runs the whole register in profile paper
-	@$(PY) -m adlib reproduce $(GIVEN)
+	@$(PY) -m repro reproduce $(GIVEN)
 
 verify: $(READY)  ## run jobs again that have rows, and set old beside new: make verify PAPERS=two_stage CLASSES=8
-	@$(PY) -m adlib verify $(GIVEN)
+	@$(PY) -m repro verify $(GIVEN)
 
 rehearse: $(READY)  ## every job of the register, as small as can be, on stand-ins for all data
-	@$(PY) -m adlib rehearse $(GIVEN)
+	@$(PY) -m repro rehearse $(GIVEN)
 
 summary: $(READY)  ## results/ beside the printed tables: results/summary.md and the README's table
-	@$(PY) -m adlib summary $(GIVEN)
+	@$(PY) -m repro summary $(GIVEN)
 
 gallery: $(READY)  ## executed notebooks on real data, into results/gallery
-	@$(PY) -m adlib gallery $(GIVEN)
+	@$(PY) -m repro gallery $(GIVEN)
 
 report: $(READY)  ## summary, gallery, classes and gaps as one HTML page, build/report.html
-	@$(PY) -m adlib report $(GIVEN)
+	@$(PY) -m repro report $(GIVEN)
 
 test: $(READY)  ## unit tests, and every notebook by nbval
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q

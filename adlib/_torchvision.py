@@ -3,6 +3,7 @@
 Only code that needs torchvision calls this (reading raw datasets, building a ResNet); a job that reads prepared data
 does not pay for the import. torch must stand first in the importing module, as everywhere in adlib.
 """
+
 import sys
 
 import torch

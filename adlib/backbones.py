@@ -6,6 +6,7 @@
 Weights are torchvision's IMAGENET1K_V1, a file of one's own with torchvision's names, or random (for trying things out:
 what they give says nothing about a paper). Files are read without executing anything in them.
 """
+
 import hashlib
 import os
 import re
@@ -15,18 +16,14 @@ import torch
 from torch import nn
 
 from adlib._torchvision import import_torchvision
-from adlib.files import read_tensors
-from adlib.readers import is_stand_in
+from adlib.machine import read_tensors
+from repro.data.readers import is_stand_in
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
 # torchvision's IMAGENET1K_V1, as its file names carry them; for resnet18 also of a copy up to layer3 whose batch norm
 # is folded into the convolutions, the same network in evaluation mode.
-CHANNELS = {
-    "resnet18": [64, 128, 256],
-    "wide_resnet50_2": [256, 512, 1024],
-    "wide_resnet101_2": [256, 512, 1024],
-}
+CHANNELS = {"resnet18": [64, 128, 256], "wide_resnet50_2": [256, 512, 1024], "wide_resnet101_2": [256, 512, 1024]}
 IMAGENET_SHA256 = {
     "resnet18": ["f37072fd", "2eab6b8d975d84338695d15769dc68a36f80eeaa28feb85cf4966a715db6b8e8"],
     "wide_resnet50_2": ["95faca4d"],
@@ -86,7 +83,7 @@ def load(backbone="resnet18", weights="imagenet", seed=0):
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}: weights are 'imagenet', 'random' or a path")
     sha256 = _sha256(path)
-    with torch.device("meta"):   # no time spent on initial values: every tensor is replaced
+    with torch.device("meta"):  # no time spent on initial values: every tensor is replaced
         resnet = _resnet(backbone)
     _fill(resnet, _tensors(path), path, backbone)
     known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
@@ -136,7 +133,7 @@ def _imagenet(backbone):
             return path.resolve()
         unknown.append(str(path))
     stand_ins = [path for path in map(Path, unknown) if is_stand_in(path.parent)]
-    if stand_ins:   # only where no file with a known checksum lies beside it
+    if stand_ins:  # only where no file with a known checksum lies beside it
         return stand_ins[0].resolve()
     advice = "put it into weights/ of the folder that ADLIB_DATA names, or give weights='random' to try things out"
     if unknown:
@@ -148,15 +145,18 @@ def _imagenet(backbone):
     if path.is_file():
         return path
     if os.environ.get("ADLIB_OFFLINE") == "1":
-        raise FileNotFoundError(f"the ImageNet weights of {backbone} are not on this machine and ADLIB_OFFLINE=1 "
-                                f"forbids downloading {url}: {advice}")
+        raise FileNotFoundError(
+            f"the ImageNet weights of {backbone} are not on this machine and ADLIB_OFFLINE=1 "
+            f"forbids downloading {url}: {advice}"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # written to a temporary name, compared with the checksum in its name, renamed: two jobs at once do no harm
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(f"the ImageNet weights of {backbone} could not be downloaded ({error}): get {url} and "
-                                f"{advice}") from error
+        raise FileNotFoundError(
+            f"the ImageNet weights of {backbone} could not be downloaded ({error}): get {url} and {advice}"
+        ) from error
     return path
 
 
@@ -173,8 +173,10 @@ def _fill(resnet, tensors, path, backbone):
     needed = {name: value.shape for name, value in resnet.state_dict().items() if "num_batches_tracked" not in name}
     for name, shape in needed.items():
         if name not in tensors:
-            raise ValueError(f"{path} lacks {name}, which {backbone} needs: it holds {len(tensors)} tensors "
-                             f"({', '.join(list(tensors)[:3])}, ...)")
+            raise ValueError(
+                f"{path} lacks {name}, which {backbone} needs: it holds {len(tensors)} tensors "
+                f"({', '.join(list(tensors)[:3])}, ...)"
+            )
         if tensors[name].shape != shape:
             raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, {backbone} needs {tuple(shape)}")
     resnet.to_empty(device="cpu")

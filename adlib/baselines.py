@@ -10,6 +10,7 @@ Each function but the last takes the training pixels (N, D), float32 in [0, 1], 
 (M, D) to scores (M,); those of `pca` and `mean_image` give each pixel's error too. These run on the CPU. The
 autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
 """
+
 import torch
 import torch.nn.functional as F
 from sklearn.svm import OneClassSVM

@@ -13,6 +13,7 @@ Images x are float in [0, 1] for output "sigmoid" and in [-1, 1] for "tanh" (`to
 "Text" is the paper, "tables" the authors' notebook of 2020, from which its tables presumably come, "rewrite" their
 program of 2021; the three differ in almost every setting, and PRESETS holds each.
 """
+
 import copy
 import hashlib
 import io
@@ -42,58 +43,60 @@ CHOICES = {
 # The paper as printed. What it leaves open about the networks is taken from the notebook, what it leaves open about
 # WGAN-GP from the reference it gives for it (Gulrajani et al. 2017), batch size from both programs.
 _TEXT = {
-    "width": 16,                # silent: the numbers of Fig. 3 are not in its text; the notebook's
-    "latent": 64,               # section V-B
-    "bias": True,               # silent; the notebook's, in every layer
-    "init": "he_normal",        # silent; the notebook's
-    "output": "sigmoid",        # silent; the notebook's: images in [0, 1]
-    "critic": "wasserstein",    # eq. (6)
-    "penalty": "matched",       # section III-B: "the norm of the gradient of D with respect to its inputs", [32]
-    "penalty_weight": 10.0,     # silent; that of [32]
-    "critic_steps": 1,          # section IV: "once G and E, once D"
-    "alpha": 1e-4,              # section V-B: objects; textures 1e-4 to 1e-5
-    "over_batch": "mean",       # of (11) and (12), each a sum over all elements; eq. (5), (6): 1/N
-    "lr": 1e-4,                 # section V-B, Adam
-    "beta1": 0.0,               # silent; that of [32], and of both programs
-    "beta2_critic": 0.9,        # silent; that of [32]
-    "beta2_generator": 0.9,     # silent; that of [32]
-    "adam_eps": 1e-8,           # silent; PyTorch's
-    "batch": 32,                # silent; both programs'
-    "ema": 0.0,                 # silent: no average
-    "feature": "dense",         # eq. (9): "feature vector extracted from an intermediate output"; the notebook's
-    "lam": 0.1,                 # section V-B
-    "resample": "antialias",    # silent; the notebook's, by PIL
-    "crops": "random",          # section V-B: random crops, turned
-}  # fmt: skip
+    "width": 16,  # silent: the numbers of Fig. 3 are not in its text; the notebook's
+    "latent": 64,  # section V-B
+    "bias": True,  # silent; the notebook's, in every layer
+    "init": "he_normal",  # silent; the notebook's
+    "output": "sigmoid",  # silent; the notebook's: images in [0, 1]
+    "critic": "wasserstein",  # eq. (6)
+    "penalty": "matched",  # section III-B: "the norm of the gradient of D with respect to its inputs", [32]
+    "penalty_weight": 10.0,  # silent; that of [32]
+    "critic_steps": 1,  # section IV: "once G and E, once D"
+    "alpha": 1e-4,  # section V-B: objects; textures 1e-4 to 1e-5
+    "over_batch": "mean",  # of (11) and (12), each a sum over all elements; eq. (5), (6): 1/N
+    "lr": 1e-4,  # section V-B, Adam
+    "beta1": 0.0,  # silent; that of [32], and of both programs
+    "beta2_critic": 0.9,  # silent; that of [32]
+    "beta2_generator": 0.9,  # silent; that of [32]
+    "adam_eps": 1e-8,  # silent; PyTorch's
+    "batch": 32,  # silent; both programs'
+    "ema": 0.0,  # silent: no average
+    "feature": "dense",  # eq. (9): "feature vector extracted from an intermediate output"; the notebook's
+    "lam": 0.1,  # section V-B
+    "resample": "antialias",  # silent; the notebook's, by PIL
+    "crops": "random",  # section V-B: random crops, turned
+}
 PRESETS = {
     "text": _TEXT,
     # The notebook that presumably made the tables, where it differs from the above.
-    "tables": _TEXT | {
-        "critic": "hinge",          # not the Wasserstein critic of the text
-        "penalty": "squared",       # squared norm of the gradient at G(z) alone; no norm is driven to 1
-        "penalty_weight": 2.5,      # 5, halved
-        "over_batch": "sum",        # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
+    "tables": _TEXT
+    | {
+        "critic": "hinge",  # not the Wasserstein critic of the text
+        "penalty": "squared",  # squared norm of the gradient at G(z) alone; no norm is driven to 1
+        "penalty_weight": 2.5,  # 5, halved
+        "over_batch": "sum",  # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
         "beta2_critic": 0.909,
         "beta2_generator": 0.099,
-        "adam_eps": 1e-7,           # Keras's
-        "crops": "tiles",           # the 64 patches that do not overlap, unturned as it is stored
+        "adam_eps": 1e-7,  # Keras's
+        "crops": "tiles",  # the 64 patches that do not overlap, unturned as it is stored
     },
     # The rewrite with the defaults of its command line; they are younger than the paper.
-    "rewrite": _TEXT | {
+    "rewrite": _TEXT
+    | {
         "width": 3,
-        "bias": False,              # but in each block's 1x1 convolution and in the three last layers
-        "init": "glorot_uniform",   # Keras's default
-        "output": "tanh",           # images in [-1, 1]
-        "penalty": "crossed",       # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
+        "bias": False,  # but in each block's 1x1 convolution and in the three last layers
+        "init": "glorot_uniform",  # Keras's default
+        "output": "tanh",  # images in [-1, 1]
+        "penalty": "crossed",  # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
         "critic_steps": 5,
         "alpha": 1e-5,
         "beta2_generator": 0.1,
-        "adam_eps": 1e-7,           # Keras's
-        "ema": 0.9994,              # 0.999 at every tenth step of either player, of which there are six to one of G, E
-        "feature": "conv1",         # discriminator.layers[-65]
-        "resample": "bilinear",     # without antialiasing
+        "adam_eps": 1e-7,  # Keras's
+        "ema": 0.9994,  # 0.999 at every tenth step of either player, of which there are six to one of G, E
+        "feature": "conv1",  # discriminator.layers[-65]
+        "resample": "bilinear",  # without antialiasing
     },
-}  # fmt: skip
+}
 
 
 class Block(nn.Module):
@@ -135,8 +138,9 @@ class Encoder(nn.Sequential):
 
     def __init__(self, channels, width, latent, size, bias):
         path, found = trunk(channels, width, size, bias)
-        super().__init__(path, nn.Linear(found, 16 * width, bias=bias), nn.LeakyReLU(SLOPE),
-                         nn.Linear(16 * width, latent))  # fmt: skip
+        super().__init__(
+            path, nn.Linear(found, 16 * width, bias=bias), nn.LeakyReLU(SLOPE), nn.Linear(16 * width, latent)
+        )
 
 
 class Generator(nn.Sequential):
@@ -202,8 +206,13 @@ def build(channels=3, size=128, width=16, latent=64, bias=True, init="he_normal"
     _check("output", output)
     if size < 32 or size & (size - 1):
         raise ValueError(f"size is {size} px: the networks need a power of two, 32 or more")
-    nets = CBiGAN(Encoder(channels, width, latent, size, bias), Generator(channels, width, latent, size, bias, output),
-                  Critic(channels, width, latent, size, bias), size, output)  # fmt: skip
+    nets = CBiGAN(
+        Encoder(channels, width, latent, size, bias),
+        Generator(channels, width, latent, size, bias, output),
+        Critic(channels, width, latent, size, bias),
+        size,
+        output,
+    )
     for name, parameter in nets.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
@@ -330,8 +339,11 @@ def optimizers(nets, settings):
         parameters = [p for part in parts for p in part.parameters()]
         betas = settings["beta1"], settings[f"beta2_{player}"]
         # capturable keeps the count of steps on the GPU, so that a CUDA graph can hold the step
-        found.append(torch.optim.Adam(parameters, settings["lr"], betas, settings["adam_eps"], fused=True,
-                                      capturable=parameters[0].is_cuda))  # fmt: skip
+        found.append(
+            torch.optim.Adam(
+                parameters, settings["lr"], betas, settings["adam_eps"], fused=True, capturable=parameters[0].is_cuda
+            )
+        )
     return tuple(found)
 
 

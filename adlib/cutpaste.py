@@ -5,15 +5,16 @@
 The whole batch is drawn at once, on its device. Where the two public programs (Runinho/pytorch-cutpaste and
 LilitYolyan/CutPaste) part from each other or from this, a comment says so.
 """
+
 import math
 
 import torch
 
 
-AREA = (0.02, 0.15)     # of a patch, as a share of the image
-ASPECT = 0.3            # its width by its height is within [0.3, 1 / 0.3]
-SCAR_WIDTH, SCAR_HEIGHT = (2, 16), (10, 25)    # of a scar in px, before it is turned, in an image of 256 px
-DEGREES = 45            # a scar is turned by so much at most, to either side: it stands more or less upright
+AREA = (0.02, 0.15)  # of a patch, as a share of the image
+ASPECT = 0.3  # its width by its height is within [0.3, 1 / 0.3]
+SCAR_WIDTH, SCAR_HEIGHT = (2, 16), (10, 25)  # of a scar in px, before it is turned, in an image of 256 px
+DEGREES = 45  # a scar is turned by so much at most, to either side: it stands more or less upright
 
 
 def augment(x, generator, patch=1 / 3, scar=1 / 3, jitter=0.1):
@@ -30,17 +31,20 @@ def augment(x, generator, patch=1 / 3, scar=1 / 3, jitter=0.1):
         raise ValueError(f"patch = {patch} and scar = {scar}: two probabilities, together 1 at most, are needed")
     n, _, height, width = x.shape
     kind, area, aspect, angle, *places, brightness, contrast, saturation, hue = torch.rand(
-        12, n, 1, 1, generator=generator, device=x.device)  # fmt: skip
+        12, n, 1, 1, generator=generator, device=x.device
+    )
     is_patch, is_scar = kind < patch, (kind >= patch) & (kind < patch + scar)
 
     # Log-uniform, as Runinho; LilitYolyan flips a coin between U(0.3, 1) and U(1, 3.3), and rounds sides down.
     share, ratio = _between(area, *AREA), torch.exp(_between(aspect, math.log(ASPECT), -math.log(ASPECT)))
-    patch_w, patch_h = ((share * height * width * r).sqrt().round().clamp(1, side)
-                        for r, side in ((ratio, width), (1 / ratio, height)))  # fmt: skip
+    patch_w, patch_h = (
+        (share * height * width * r).sqrt().round().clamp(1, side) for r, side in ((ratio, width), (1 / ratio, height))
+    )
     # Real numbers, as Runinho; integers in LilitYolyan. Neither scales them with the image.
     scale = min(height, width) / 256
-    scar_w, scar_h = ((_between(u, *sides) * scale).clamp(min=1)
-                      for u, sides in ((area, SCAR_WIDTH), (aspect, SCAR_HEIGHT)))  # fmt: skip
+    scar_w, scar_h = (
+        (_between(u, *sides) * scale).clamp(min=1) for u, sides in ((area, SCAR_WIDTH), (aspect, SCAR_HEIGHT))
+    )
     w, h = torch.where(is_patch, patch_w, scar_w), torch.where(is_patch, patch_h, scar_h)
     turn = torch.where(is_patch, 0.0, _between(angle, -DEGREES, DEGREES)).deg2rad()
     cos, sin = turn.cos(), turn.sin()
@@ -49,11 +53,13 @@ def augment(x, generator, patch=1 / 3, scar=1 / 3, jitter=0.1):
     # is wider than it was cut; LilitYolyan forgets that and cuts off what does not fit.
     lengths = (width, height, width, height)
     sides = (w, h, w * cos + h * sin.abs(), w * sin.abs() + h * cos)
-    from_x, from_y, to_x, to_y = (_centre(u, torch.where(is_patch, side, 2 * (side / 2).ceil() + 1), length)
-                                  for u, side, length in zip(places, sides, lengths, strict=True))  # fmt: skip
-    across = torch.arange(width, device=x.device) - to_x                # (N, 1, W)
-    down = torch.arange(height, device=x.device)[:, None] - to_y        # (N, H, 1)
-    right, below = across * cos + down * sin, down * cos - across * sin   # the same before the turn, (N, H, W)
+    from_x, from_y, to_x, to_y = (
+        _centre(u, torch.where(is_patch, side, 2 * (side / 2).ceil() + 1), length)
+        for u, side, length in zip(places, sides, lengths, strict=True)
+    )
+    across = torch.arange(width, device=x.device) - to_x  # (N, 1, W)
+    down = torch.arange(height, device=x.device)[:, None] - to_y  # (N, H, 1)
+    right, below = across * cos + down * sin, down * cos - across * sin  # the same before the turn, (N, H, W)
     mask = (right.abs() < w / 2) & (below.abs() < h / 2) & (is_patch | is_scar)
 
     pasted = _look_up(x, from_y + below, from_x + right)
@@ -112,5 +118,8 @@ def _look_up(x, rows, columns):
         return x.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).view(x.shape)
 
     along, across = (rows - top)[:, None].to(x.dtype), (columns - left)[:, None].to(x.dtype)
-    return torch.lerp(torch.lerp(at(top, left), at(top, left + 1), across),
-                      torch.lerp(at(top + 1, left), at(top + 1, left + 1), across), along)  # fmt: skip
+    return torch.lerp(
+        torch.lerp(at(top, left), at(top, left + 1), across),
+        torch.lerp(at(top + 1, left), at(top + 1, left + 1), across),
+        along,
+    )

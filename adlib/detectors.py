@@ -11,6 +11,7 @@ image_size) and gives scores (N,) and anomaly maps (N, h, w). What is known of i
 paper, method, settings, image_size, channels, resample, whatever else was said of its training, and once `calibrate`
 saw scores of normal images, threshold, quantile, n_normal and map_range.
 """
+
 import collections
 import importlib
 import os
@@ -21,9 +22,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import backbones, readers
-from adlib import device as machine
-from adlib.files import read_tensors
+from adlib import backbones, machine
+from adlib.machine import read_tensors
+from repro.data import readers
 
 
 FORMAT = "adlib detector 1"
@@ -44,8 +45,14 @@ def assemble(paper, settings, trained, *, image_size, channels, resample="antial
             state[name] = part
         else:
             state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-    about = {"paper": paper, "settings": dict(settings), "image_size": image_size, "channels": channels,
-             "resample": resample, **more}  # fmt: skip
+    about = {
+        "paper": paper,
+        "settings": dict(settings),
+        "image_size": image_size,
+        "channels": channels,
+        "resample": resample,
+        **more,
+    }
     return _filled(about, state, next(iter(state.values())).device)
 
 
@@ -188,9 +195,10 @@ def calibrate(detector, scores, maps, quantile=0.95):
         raise ValueError(f"a threshold needs scores, and a quantile in (0, 1], not {quantile}")
     detector.about |= {
         "threshold": float(np.quantile(np.asarray(scores, dtype=np.float64), quantile, method="inverted_cdf")),
-        "quantile": quantile, "n_normal": len(scores),
+        "quantile": quantile,
+        "n_normal": len(scores),
         "map_range": [float(np.median(np.asarray(maps))), float(maps.max())],
-    }  # fmt: skip
+    }
 
 
 def is_anomalous(detector, score):
@@ -209,11 +217,16 @@ def lay_out(normal, judged, folder, held_out=0.3, seed=0):
     normal, folder = list(normal), Path(folder)
     n = max(2, round(held_out * len(normal)))
     if not 0 < held_out < 1 or len(normal) - n < 2:
-        raise ValueError(f"{len(normal)} normal images, {n} of them held out (a share of {held_out}): "
-                         "at least 2 must be left to train on")  # fmt: skip
+        raise ValueError(
+            f"{len(normal)} normal images, {n} of them held out (a share of {held_out}): "
+            "at least 2 must be left to train on"
+        )
     chosen = set(random.Random(seed).sample(range(len(normal)), n))
-    parts = {"train/good": [one for i, one in enumerate(normal) if i not in chosen],
-             "test/good": [normal[i] for i in sorted(chosen)], "test/judged": list(judged)}  # fmt: skip
+    parts = {
+        "train/good": [one for i, one in enumerate(normal) if i not in chosen],
+        "test/good": [normal[i] for i in sorted(chosen)],
+        "test/judged": list(judged),
+    }
     for place, files in parts.items():
         (folder / place).mkdir(parents=True)
         for number, file in enumerate(files):  # numbered: two folders may hold files of one name, and order is kept

@@ -9,6 +9,7 @@
 Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to the deepest, k = K, each half as large
 as the one before: what `backbones` gives.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import nn

@@ -1,10 +1,11 @@
 """What several papers do to a batch of images, on whatever device the batch lies.
 
-    x = images.to_float(uint8_batch)             # [-1, 1]
-    x4, turns = images.rotations(x)              # all four quarter turns, and which is which
-    x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
-    patches = images.cut_patches(x, 64)
+x = images.to_float(uint8_batch)             # [-1, 1]
+x4, turns = images.rotations(x)              # all four quarter turns, and which is which
+x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
+patches = images.cut_patches(x, 64)
 """
+
 import math
 
 import torch
@@ -105,8 +106,9 @@ def _turned_grid(sides, clockwise, centre, source_sides):
     y = y[:, None]
     # y points down: content turned clockwise by t is at (x, y) what it was at (x cos t + y sin t, y cos t - x sin t)
     place = (x * cos + y * sin + centre[0], y * cos - x * sin + centre[1])
-    return torch.stack([one * (2 / max(1, side - 1)) - 1
-                        for one, side in zip(place, reversed(source_sides), strict=True)], 3)  # fmt: skip
+    return torch.stack(
+        [one * (2 / max(1, side - 1)) - 1 for one, side in zip(place, reversed(source_sides), strict=True)], 3
+    )
 
 
 def cut_patches(x, size):
@@ -144,9 +146,9 @@ def gaussian_blur(x, sigma, truncate=4.0):
     radius = int(truncate * sigma + 0.5)
     window = gaussian_window(2 * radius + 1, sigma, x.device)
 
-    def blur(n):   # (n, n)
+    def blur(n):  # (n, n)
         source = torch.arange(n, device=x.device)[:, None] + torch.arange(-radius, radius + 1, device=x.device)
-        source = source % (2 * n)   # mirrored: 0 1 2 | 2 1 0 | 0 1 2 ...
+        source = source % (2 * n)  # mirrored: 0 1 2 | 2 1 0 | 0 1 2 ...
         source = torch.where(source < n, source, 2 * n - 1 - source)
         return torch.zeros(n, n, device=x.device).scatter_add_(1, source, window.expand(n, -1)).to(x.dtype)
 

@@ -6,6 +6,7 @@
 
 NumPy arrays, torch tensors (on any device) and plain lists are taken alike. Everything sorts once.
 """
+
 import math
 
 import numpy as np

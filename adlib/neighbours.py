@@ -1,8 +1,9 @@
 """Exact nearest neighbours, and a greedy coreset to search in, both in bounded memory.
 
-    picks = neighbours.coreset(vectors, n=2140, generator=generator)
-    distances, indices = neighbours.nearest(queries, vectors[picks], k=1)
+picks = neighbours.coreset(vectors, n=2140, generator=generator)
+distances, indices = neighbours.nearest(queries, vectors[picks], k=1)
 """
+
 import torch
 
 

@@ -14,6 +14,7 @@
 Images are float in [-1, 1], their sides multiples of 8 px: the stride of layer2, whose grid R has. A backbone is one
 of `backbones`.
 """
+
 import copy
 
 import torch
@@ -38,8 +39,9 @@ class Encoder(nn.Module):
     def __init__(self, backbone, channels):
         super().__init__()
         self.backbone = backbone
-        self.reduce = nn.Sequential(nn.Conv2d(width(backbone), channels, 1), nn.ReLU(),
-                                    nn.Conv2d(channels, channels, 1), nn.ReLU())  # fmt: skip
+        self.reduce = nn.Sequential(
+            nn.Conv2d(width(backbone), channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU()
+        )
 
     def features(self, x):
         """layer2 and layer3, concatenated: (N, c_1 + c_2, H / 8, W / 8)."""
@@ -56,8 +58,12 @@ class Decoder(nn.Sequential):
     """
 
     def __init__(self, channels, hidden=256, image_channels=3):
-        super().__init__(nn.Conv2d(channels, hidden, 1), nn.ReLU(),
-                         nn.Conv2d(hidden, image_channels * PATCH**2, 1), nn.PixelShuffle(PATCH))  # fmt: skip
+        super().__init__(
+            nn.Conv2d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv2d(hidden, image_channels * PATCH**2, 1),
+            nn.PixelShuffle(PATCH),
+        )
 
 
 class ImagewiseDecoder(nn.Sequential):
@@ -71,8 +77,11 @@ class ImagewiseDecoder(nn.Sequential):
         layers, below = [], channels
         for halved in range(3):
             inner = max(1, hidden >> halved)
-            layers += [nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                       nn.Conv2d(below, inner, 3, padding=1), nn.ReLU()]  # fmt: skip
+            layers += [
+                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
+                nn.Conv2d(below, inner, 3, padding=1),
+                nn.ReLU(),
+            ]
             below = inner
         super().__init__(*layers, nn.Conv2d(below, image_channels, 3, padding=1))
 
@@ -201,9 +210,9 @@ def reweighted(features, distances, indices, bank, k=9):
     if k == 1:
         return largest
     image = torch.arange(len(features), device=features.device)
-    m = features.flatten(2)[image, :, place]                        # (N, C)
-    star = bank[indices.flatten(1)[image, place]]                   # (N, C)
-    _, around = neighbours.nearest(star, bank, k)                   # (N, k), m* first
+    m = features.flatten(2)[image, :, place]  # (N, C)
+    star = bank[indices.flatten(1)[image, place]]  # (N, C)
+    _, around = neighbours.nearest(star, bank, k)  # (N, k), m* first
     apart = torch.linalg.vector_norm(bank[around] - m[:, None], dim=2)
     return largest * (1 - apart.softmax(1)[:, 0])
 

@@ -1,7 +1,8 @@
 """Every picture that more than one notebook draws. Each function draws on new axes and returns the figure.
 
-    plots.image_rows({"input": x, "error": errors}, titles=kind)
+plots.image_rows({"input": x, "error": errors}, titles=kind)
 """
+
 import io
 import textwrap
 
@@ -14,10 +15,17 @@ from adlib import metrics
 
 
 NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
-plt.rcParams.update({
-    "figure.dpi": 80, "font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9,
-    "image.cmap": "gray", "legend.frameon": False,
-})  # fmt: skip
+plt.rcParams.update(
+    {
+        "figure.dpi": 80,
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.titlesize": 9,
+        "image.cmap": "gray",
+        "legend.frameon": False,
+    }
+)
 
 
 def _array(values):
@@ -110,8 +118,14 @@ def curves(panels, xlabel="epoch"):
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for number, (label, values) in enumerate(lines.items()):  # dashed, so that one shows below another
-            axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, marker="o", markersize=2.5,
-                      linestyle=("-", "--", "-.", ":")[number % 4])  # fmt: skip
+            axis.plot(
+                np.arange(1, len(values) + 1),
+                _array(values),
+                label=label,
+                marker="o",
+                markersize=2.5,
+                linestyle=("-", "--", "-.", ":")[number % 4],
+            )
         axis.set(title=title, xlabel=xlabel)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if beside:
@@ -170,8 +184,9 @@ def accuracy_cost(points):
     colors, shapes = plt.get_cmap("tab10").colors, "osD^v"
     for axis, place, label in zip(axes, (2, 3), ("seconds to train", "milliseconds an image"), strict=True):
         for number, point in enumerate(points):
-            axis.plot(max(point[place], 1e-3), point[1], shapes[number // 10 % 5], color=colors[number % 10],
-                      label=point[0])  # fmt: skip
+            axis.plot(
+                max(point[place], 1e-3), point[1], shapes[number // 10 % 5], color=colors[number % 10], label=point[0]
+            )
         axis.axhline(0.5, color="0.7", linestyle=":", linewidth=1)
         axis.set(xscale="log", xlabel=label)
     axes[0].set_ylabel("AUROC, mean over the datasets")

@@ -8,6 +8,7 @@
 Images are float in [-1, 1], 32 px; latents z are (N, latent) in (-1, 1). Primes of the paper are written `_adv`:
 x2' is x2_adv, z2' is z2_adv.
 """
+
 import torch
 from torch import nn
 
@@ -29,11 +30,18 @@ class Encoder(nn.Sequential):
 
     def __init__(self, channels, width, latent):
         super().__init__(
-            nn.Conv2d(channels, width, 4, 2, 1), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(2 * width), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False), nn.BatchNorm2d(4 * width), nn.LeakyReLU(SLOPE),
-            nn.Conv2d(4 * width, latent, 4), nn.Tanh(), nn.Flatten(),
-        )  # fmt: skip
+            nn.Conv2d(channels, width, 4, 2, 1),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(width, 2 * width, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(2 * width),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(2 * width, 4 * width, 4, 2, 1, bias=False),
+            nn.BatchNorm2d(4 * width),
+            nn.LeakyReLU(SLOPE),
+            nn.Conv2d(4 * width, latent, 4),
+            nn.Tanh(),
+            nn.Flatten(),
+        )
 
 
 class Decoder(nn.Sequential):
@@ -46,8 +54,11 @@ class Decoder(nn.Sequential):
     def __init__(self, channels, width, latent):
         layers, below = [nn.Unflatten(1, (latent, 1, 1))], latent
         for wide, stride, padding in [(4 * width, 1, 0), (2 * width, 2, 1), (width, 2, 1)]:
-            layers += [nn.ConvTranspose2d(below, wide, 4, stride, padding, bias=False), nn.BatchNorm2d(wide),
-                       nn.LeakyReLU(SLOPE)]  # fmt: skip
+            layers += [
+                nn.ConvTranspose2d(below, wide, 4, stride, padding, bias=False),
+                nn.BatchNorm2d(wide),
+                nn.LeakyReLU(SLOPE),
+            ]
             below = wide
         super().__init__(*layers, nn.ConvTranspose2d(below, channels, 4, 2, 1), nn.Tanh())
 

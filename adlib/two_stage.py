@@ -7,6 +7,7 @@
 
 Images are float in [-1, 1], latents z are (N, 512).
 """
+
 import torch
 import torch.nn.functional as F
 from pytorch_msssim import ssim as msssim_ssim
@@ -92,8 +93,11 @@ class Decoder(nn.Sequential):
     def __init__(self, channels=3, latent=LATENT):
         layers, width = [nn.Unflatten(1, (latent, 1, 1))], latent
         for next_width, stride, padding in [(256, 1, 0), (128, 2, 1), (64, 2, 1)]:
-            layers += [nn.ConvTranspose2d(width, next_width, 4, stride, padding, bias=False),
-                       nn.BatchNorm2d(next_width), nn.ReLU()]  # fmt: skip
+            layers += [
+                nn.ConvTranspose2d(width, next_width, 4, stride, padding, bias=False),
+                nn.BatchNorm2d(next_width),
+                nn.ReLU(),
+            ]
             width = next_width
         super().__init__(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh())
         for module in self:

@@ -14,14 +14,14 @@ compiled    adlib's, encoder and generator through torch.compile (only with --co
 captured    adlib's, each player's step as one CUDA graph (only with --capture, on CUDA; written without a GPU at hand
             and NOT TRIED)
 """
+
 import argparse
 import statistics
 import time
 
 import torch
 
-from adlib import cbigan
-from adlib import device as machine
+from adlib import cbigan, machine
 from adlib._torchvision import import_torchvision
 
 
@@ -102,10 +102,17 @@ def main():
     train = torch.randint(256, shape, dtype=torch.uint8, generator=generator, device=device)
     settings = cbigan.PRESETS["text"] | {"width": options.width, "batch": options.batch}
     transforms = import_torchvision().transforms
-    batches = forever(torch.utils.data.DataLoader(
-        Pictures(train.cpu(), transforms), options.batch, shuffle=True, num_workers=1, drop_last=True,
-        persistent_workers=True, pin_memory=device.type == "cuda",
-    ))  # fmt: skip
+    batches = forever(
+        torch.utils.data.DataLoader(
+            Pictures(train.cpu(), transforms),
+            options.batch,
+            shuffle=True,
+            num_workers=1,
+            drop_last=True,
+            persistent_workers=True,
+            pin_memory=device.type == "cuda",
+        )
+    )
 
     names = ["DataLoader", "plain", "adlib"] + ["compiled"] * options.compile + ["captured"] * options.capture
     players = {}
@@ -121,8 +128,10 @@ def main():
         is_plain = name in ("DataLoader", "plain")
         critic = plain_critic_step if is_plain else cbigan.critic_step
         other = plain_generator_step if is_plain else cbigan.generator_step
-        steps = (lambda *given, step=critic, nets=nets, of=of_critic: step(nets, of, *given, settings),
-                 lambda *given, step=other, nets=nets, of=of_generator: step(nets, of, *given, settings))  # fmt: skip
+        steps = (
+            lambda *given, step=critic, nets=nets, of=of_critic: step(nets, of, *given, settings),
+            lambda *given, step=other, nets=nets, of=of_generator: step(nets, of, *given, settings),
+        )
         if name == "captured":
             x = torch.rand(options.batch, *shape[1:], device=device)
             z, epsilon = cbigan.draw(options.batch, settings["latent"], generator)
@@ -148,8 +157,10 @@ def main():
             if count >= 2:
                 seconds[name].append(watch.seconds)
 
-    print(f"{machine.name(device)}, torch {torch.__version__}, {options.size} px, width {options.width}, batch "
-          f"{options.batch}, {options.steps} steps, {time.strftime('%Y-%m-%d')}")  # fmt: skip
+    print(
+        f"{machine.name(device)}, torch {torch.__version__}, {options.size} px, width {options.width}, batch "
+        f"{options.batch}, {options.steps} steps, {time.strftime('%Y-%m-%d')}"
+    )
     weights = {name: torch.cat([p.detach().flatten() for p in of[0].parameters()]) for name, of in players.items()}
     for name, some in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["DataLoader"], some, strict=True))

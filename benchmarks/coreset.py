@@ -23,6 +23,7 @@ search           `neighbours.nearest`
 search-sklearn   `NearestNeighbors`, brute force, which "auto" chooses here too
 search-anomalib  the search of its PatchCore model, 32 images at a time, its default batch
 """
+
 import argparse
 import importlib.util
 import os
@@ -40,8 +41,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.random_projection import johnson_lindenstrauss_min_dim
 
-from adlib import device as machine
-from adlib import neighbours
+from adlib import machine, neighbours
 
 
 CORESET = ["adlib", "adlib-same", "plain", "anomalib"]
@@ -81,7 +81,8 @@ def prepare(folder, options):
     if options.random:
         train, test = drawn(options.images + N_TEST).split([options.images * POSITIONS, N_TEST * POSITIONS])
     else:
-        from adlib import backbones, data
+        from adlib import backbones
+        from repro import data
 
         bottle = data.one_class("mvtec", "bottle", size=256)
         encoder, _ = backbones.load("resnet18", "imagenet")
@@ -220,8 +221,10 @@ def main():
     ways = [way for way in options.only if has_anomalib or not way.endswith("anomalib")]
     found = {way: [] for way in ways}
     # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
-    with (tempfile.TemporaryDirectory() as temporary,
-          ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process):
+    with (
+        tempfile.TemporaryDirectory() as temporary,
+        ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process,
+    ):
         kind = "random" if options.random else "bottle"
         folder = (options.folder or Path(temporary)) / f"{kind}-{options.images}-{options.share}"
         try:
@@ -236,10 +239,14 @@ def main():
         same = process.submit(same_as_anomalib, folder).result() if "anomalib" in ways else None
 
     vectors = "drawn vectors" if options.random else "bottle, 256 px"
-    print(f"{machine.name(device)}, torch {torch.__version__}, {vectors}, medians of {options.rounds}, "
-          f"{time.strftime('%Y-%m-%d')}")  # fmt: skip
-    for title, group in ((f"coreset: {n} of {count} vectors of {WIDTH}", CORESET),
-                         (f"search: {n_queries} queries in {n} vectors of {WIDTH}", SEARCH)):  # fmt: skip
+    print(
+        f"{machine.name(device)}, torch {torch.__version__}, {vectors}, medians of {options.rounds}, "
+        f"{time.strftime('%Y-%m-%d')}"
+    )
+    for title, group in (
+        (f"coreset: {n} of {count} vectors of {WIDTH}", CORESET),
+        (f"search: {n_queries} queries in {n} vectors of {WIDTH}", SEARCH),
+    ):
         if not any(way in options.only for way in group):
             continue
         print(f"\n{title}\n{'':16}{'seconds':>10}{'per second':>12}{'x adlib':>9}{'MB':>7}")

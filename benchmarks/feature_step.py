@@ -8,6 +8,7 @@ as written  the frozen encoder runs in the loop, each level is upsampled before 
 cached      the same on features that are computed once
 adlib       cached; the first block before the upsampling; eq. (5) as one minus a scalar product (the notebook's step)
 """
+
 import argparse
 import statistics
 import time
@@ -15,8 +16,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from adlib import backbones, feature_ae, images
-from adlib import device as machine
+from adlib import backbones, feature_ae, images, machine
 
 
 def decoded_as_written(decoder, deepest):
@@ -29,8 +29,10 @@ def decoded_as_written(decoder, deepest):
 
 
 def residuals_as_written(encoded, decoded):
-    return [(F.normalize(e, dim=1) - F.normalize(d, dim=1)).square().sum(1) / 2
-            for e, d in zip(encoded, decoded, strict=True)]
+    return [
+        (F.normalize(e, dim=1) - F.normalize(d, dim=1)).square().sum(1) / 2
+        for e, d in zip(encoded, decoded, strict=True)
+    ]
 
 
 def main():
@@ -86,8 +88,10 @@ def main():
     print(f"{machine.name(device)}, torch {torch.__version__}, {options.size} px, {options.batch} images a step")
     for name, values in times.items():
         ratios = [other / value for value, other in zip(values, times["as written"], strict=True)]
-        print(f"{name:12}{1000 * statistics.median(values):9.1f} ms a step   {statistics.median(ratios):6.2f} times as "
-              f"fast   last loss {losses[name].item():.5f}")
+        print(
+            f"{name:12}{1000 * statistics.median(values):9.1f} ms a step   {statistics.median(ratios):6.2f} times as "
+            f"fast   last loss {losses[name].item():.5f}"
+        )
 
 
 if __name__ == "__main__":

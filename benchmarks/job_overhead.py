@@ -8,6 +8,7 @@ command line, everything  `papermill` once per job, a notebook that imports what
 command line, lean        the same, importing what our notebooks import
 live worker, lean         ours: papermill stays loaded, kernels talk over Unix sockets; the first job is not counted
 """
+
 import argparse
 import os
 import statistics
@@ -20,7 +21,7 @@ from pathlib import Path
 
 import nbformat
 
-from adlib import worker
+from repro import worker
 
 
 HEAVY = """\
@@ -33,7 +34,8 @@ import_torchvision()"""
 LEAN = """\
 import matplotlib.pyplot as plt
 import torch
-from adlib import data, images, metrics, plots, results, two_stage
+from repro import data, results
+from adlib import images, metrics, plots, two_stage
 from adlib import device as machine"""
 
 

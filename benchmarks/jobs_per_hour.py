@@ -5,6 +5,7 @@
 The same jobs every way: the demo of one paper on so many classes of embedded digits. Outside is the share of the
 workers' time in which no cell of a notebook ran: kernels that start, notebooks that are written, waiting.
 """
+
 import argparse
 import json
 import os
@@ -13,8 +14,8 @@ import sys
 import tempfile
 import time
 
-from adlib import register, worker
-from adlib.sweep import reproduce
+from repro import register, worker
+from repro.sweep import reproduce
 
 
 def command_line(jobs, folder):
@@ -25,9 +26,23 @@ def command_line(jobs, folder):
         notebook = register.CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
         given = worker.job_parameters(job, "auto", folder, notebook)
         words = [word for name, value in given.items() for word in ("-y", f"{name}: {json.dumps(value)}")]
-        subprocess.run([sys.executable, "-m", "papermill", "--no-progress-bar", "-k", "python3", *words,
-                        str(notebook), f"{folder}/out.ipynb"], check=True, env=environment, capture_output=True,
-                       cwd=notebook.parent)  # fmt: skip
+        subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "papermill",
+                "--no-progress-bar",
+                "-k",
+                "python3",
+                *words,
+                str(notebook),
+                f"{folder}/out.ipynb",
+            ],
+            check=True,
+            env=environment,
+            capture_output=True,
+            cwd=notebook.parent,
+        )
     return time.perf_counter() - started
 
 
@@ -37,8 +52,10 @@ def main():
     parser.add_argument("--jobs", type=int, default=6)
     parser.add_argument("--at-once", type=int, nargs="+", default=[1, 2])
     options = parser.parse_args()
-    jobs = [register.job(options.paper, "digits", str(number % 10), "official", number // 10, "demo", {})
-            for number in range(options.jobs)]  # fmt: skip
+    jobs = [
+        register.job(options.paper, "digits", str(number % 10), "official", number // 10, "demo", {})
+        for number in range(options.jobs)
+    ]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         reproduce(jobs[:1], f"{folder}/first", 1)  # prepares what all of them read, and warms the disk's cache

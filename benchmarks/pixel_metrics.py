@@ -11,6 +11,7 @@ pyaupro MVTec  AUPRO by MVTec's evaluation script, as the package pyaupro carrie
 pyaupro        AUPRO by that package's own code, which does not merge ties
 scikit-learn   pixel AUROC, `roc_auc_score`
 """
+
 import argparse
 import statistics
 import tempfile
@@ -22,8 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import device as machine
-from adlib import metrics
+from adlib import machine, metrics
 
 
 def draw(folder, n_images, size):
@@ -89,8 +89,10 @@ def main():
     options = parser.parse_args()
     found = {way: [] for way in WAYS}
     # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
-    with (tempfile.TemporaryDirectory() as folder,
-          ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process):
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process,
+    ):
         process.submit(draw, Path(folder), options.images, options.size).result()
         for _ in range(options.rounds):
             for way in WAYS:

@@ -7,14 +7,14 @@ bare        the four rotations lie ready as floats: no data handling at all
 adlib       images live on the device as bytes; index, float, four rotations (the notebook's step)
 DataLoader  what users would pick: PIL images, torchvision's transforms, one worker process, rotations by PIL
 """
+
 import argparse
 import statistics
 import time
 
 import torch
 
-from adlib import device as machine
-from adlib import images, two_stage
+from adlib import images, machine, two_stage
 from adlib._torchvision import import_torchvision
 
 
@@ -56,8 +56,12 @@ def main():
     transforms = import_torchvision().transforms
     loader = torch.utils.data.DataLoader(
         Rotated(train.cpu(), transforms),
-        options.batch, shuffle=True, num_workers=1, drop_last=True, persistent_workers=True,
-    )  # fmt: skip
+        options.batch,
+        shuffle=True,
+        num_workers=1,
+        drop_last=True,
+        persistent_workers=True,
+    )
     batches = forever(loader)
 
     def from_device():

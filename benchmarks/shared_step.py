@@ -9,14 +9,14 @@ one pass    both losses from one pass, torch.autograd.grad for the parameters of
 adlib       the same on channels_last weights (the notebook's step)
 compiled    adlib's with each network through torch.compile (only with --compile: it takes a minute to start)
 """
+
 import argparse
 import statistics
 import time
 
 import torch
 
-from adlib import device as machine
-from adlib import images, shared_ae
+from adlib import images, machine, shared_ae
 
 
 HOW = {"distance": "l1", "alpha": 1.0, "beta": 1.0}
@@ -75,14 +75,18 @@ def main():
                 seconds[name].append(watch.seconds)
 
     reference = torch.cat([p.detach().flatten() for p in players["two passes"][0].parameters()])
-    print(f"{machine.name(device)}, torch {torch.__version__}, width {options.width}, batch {options.batch}, "
-          f"{options.steps} steps, {time.strftime('%Y-%m-%d')}")  # fmt: skip
+    print(
+        f"{machine.name(device)}, torch {torch.__version__}, width {options.width}, batch {options.batch}, "
+        f"{options.steps} steps, {time.strftime('%Y-%m-%d')}"
+    )
     slowest = statistics.median(seconds["two passes"])
     for name, some in seconds.items():
         median = statistics.median(some)
         own = torch.cat([p.detach().flatten() for p in players[name][0].parameters()])
-        print(f"{name:12} {1000 * median:8.1f} ms a step, {1 / median:7.2f} steps a second, {slowest / median:5.2f} x, "
-              f"weights differ by at most {(own - reference).abs().max():.1e}")  # fmt: skip
+        print(
+            f"{name:12} {1000 * median:8.1f} ms a step, {1 / median:7.2f} steps a second, {slowest / median:5.2f} x, "
+            f"weights differ by at most {(own - reference).abs().max():.1e}"
+        )
 
 
 if __name__ == "__main__":

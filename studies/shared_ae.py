@@ -9,6 +9,7 @@ all cut from the train split: no test image is looked at. The paper validates on
 AUROC can be taken. One row per run and epoch goes to results/studies/shared_ae.csv. `shared_ae.choose` is the rule by
 which the register's values follow from it, for networks of the width that they had here.
 """
+
 import argparse
 import itertools
 import multiprocessing
@@ -23,25 +24,44 @@ sys.path.insert(0, str(CHECKOUT))
 
 import torch  # noqa: E402
 
-from adlib import data, images, metrics, shared_ae  # noqa: E402
-from adlib import device as machine  # noqa: E402
-from adlib.files import read_table, write_whole  # noqa: E402
+from adlib import (  # noqa: E402
+    images,
+    machine,  # noqa: E402
+    metrics,
+    shared_ae,
+)
+from repro import data  # noqa: E402
+from repro.files import read_table, write_whole  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "shared_ae.csv"
 CLASSES = [("mnist", "8"), ("mnist", "2"), ("fashion_mnist", "shirt")]
 GRID = {
-    "distance": ["l1", "l2", "mse"], "alpha": [50.0, 1.0, 0.02], "lr": [0.0002, 0.001],
+    "distance": ["l1", "l2", "mse"],
+    "alpha": [50.0, 1.0, 0.02],
+    "lr": [0.0002, 0.001],
     "routing": ["separate", "detached"],
-    "latent": [64], "floor": [0.0],
-}  # fmt: skip
+    "latent": [64],
+    "floor": [0.0],
+}
 AROUND = {"latent": [16, 128], "floor": [0.1, 0.5, 1.0], "routing": ["sum"]}  # one at a time, beside the chosen setting
 FIXED = {"beta": 1.0, "width": 16, "n_train": 2000, "validation": 0.1, "batch": 64, "epochs": 10, "seed": 0}
 SETTING = list(GRID)
 TERMS = ["image_1", "latent_1", "image_2", "latent_2", "image_adv", "latent_adv"]
 SCORES = ["score_8", "latent_2", "latent_adv", "latent_1", "image_1", "image_2", "image_adv", "loss_2"]
-COLUMNS = ["dataset", "class", *SETTING, *FIXED, "epoch", *(f"mean_{name}" for name in TERMS), "spread",
-           *(f"auroc_{name}" for name in SCORES), "seconds", "device", "torch"]  # fmt: skip
+COLUMNS = [
+    "dataset",
+    "class",
+    *SETTING,
+    *FIXED,
+    "epoch",
+    *(f"mean_{name}" for name in TERMS),
+    "spread",
+    *(f"auroc_{name}" for name in SCORES),
+    "seconds",
+    "device",
+    "torch",
+]
 
 
 def run(dataset, normal, setting):
@@ -64,10 +84,17 @@ def run(dataset, normal, setting):
             means.append({name: values.mean() for name, values in terms.items()})
         terms = shared_ae.evaluate(nets, validation, setting["distance"])
         scores = shared_ae.candidates(terms, **weights)
-        row = {"dataset": dataset, "class": normal, **setting, **FIXED, "epoch": n,
-               "spread": shared_ae.spread(terms["z"][~split.validation_is_anomalous]).item(),
-               "seconds": time.perf_counter() - start, "device": machine.name(device),
-               "torch": torch.__version__}  # fmt: skip
+        row = {
+            "dataset": dataset,
+            "class": normal,
+            **setting,
+            **FIXED,
+            "epoch": n,
+            "spread": shared_ae.spread(terms["z"][~split.validation_is_anomalous]).item(),
+            "seconds": time.perf_counter() - start,
+            "device": machine.name(device),
+            "torch": torch.__version__,
+        }
         row |= {f"mean_{name}": torch.stack([m[name] for m in means]).mean().item() for name in means[0]}
         row |= {f"auroc_{k}": metrics.auroc(v, split.validation_is_anomalous) for k, v in scores.items()}
         measured = (name for name in COLUMNS if name.startswith(("mean_", "auroc_")) or name in ("spread", "seconds"))
@@ -117,8 +144,12 @@ def main():
         return tuple(str(row[name]) for name in ("dataset", "class", *SETTING))
 
     done = {key(row) for row in rows}
-    todo = [(dataset, normal, one) for one in settings for dataset, normal in CLASSES
-            if key({"dataset": dataset, "class": normal, **one}) not in done]  # fmt: skip
+    todo = [
+        (dataset, normal, one)
+        for one in settings
+        for dataset, normal in CLASSES
+        if key({"dataset": dataset, "class": normal, **one}) not in done
+    ]
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(asked.jobs, multiprocessing.get_context("spawn")) as pool:
         for count, future in enumerate(as_completed([pool.submit(run, *one) for one in todo]), start=1):

@@ -1,4 +1,5 @@
 """Every test gets a cache of its own and never downloads; what it starts inherits both by environment."""
+
 import pytest
 
 

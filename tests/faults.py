@@ -3,6 +3,7 @@
 The notebook gives figures that follow from class and seed alone, and puts a mark of its own run into row, scores and
 output: so a false row can be told from a true one, and a row from one whose files are another run's.
 """
+
 import builtins
 import contextlib
 import csv
@@ -23,7 +24,7 @@ from pathlib import Path
 import psutil
 import toy
 
-from adlib import register, results, sweep
+from repro import register, results, sweep
 
 
 DEADLINE = 300  # seconds, for what other processes do on a busy machine
@@ -32,6 +33,7 @@ METHODS = ("mean", "toy")
 
 
 # ---- the notebook --------------------------------------------------------------------------------------------------
+
 
 def figure(method, normal, seed):
     """The AUROC that the notebook of a class and a seed gives."""
@@ -55,7 +57,7 @@ chatter = 0
 """
 BEGIN = f"""\
 import hashlib, os, pathlib, time
-from adlib import results
+from repro import results
 {inspect.getsource(figure)}
 def note(event):
     with open(log, "a") as file:
@@ -122,6 +124,7 @@ class Here(Executor):
 
 # ---- what must hold ------------------------------------------------------------------------------------------------
 
+
 def lines_of(path):
     """The lines of the `ok` rows of a result file as bytes, by what must be there once: method, class and seed."""
     text = Path(path).read_bytes() if Path(path).exists() else b""
@@ -174,8 +177,9 @@ def _wrong_with(row, job, out):
         yield f"its scores: {error}"
     try:
         text = sweep.notebook_path(out, job).read_text(encoding="utf-8")
-        said = "".join("".join(output.get("text", "")) for cell in json.loads(text)["cells"]
-                       for output in cell["outputs"])  # fmt: skip
+        said = "".join(
+            "".join(output.get("text", "")) for cell in json.loads(text)["cells"] for output in cell["outputs"]
+        )
         if f"{job['class']} {job['seed']} {row['device']}" not in said:
             yield "its notebook is another run's"
     except (OSError, ValueError) as error:
@@ -212,8 +216,11 @@ def all_there(out, jobs):
     """Whether each job has its rows and nothing else stands in the file."""
     rows = results.read(out / "toy.csv")
     wanted = sorted((job["id"], method) for job in jobs for method in METHODS)
-    return sorted((row["job"], row["method"]) for row in rows if row["status"] == "ok") == wanted == sorted(
-        (row["job"], row["method"]) for row in rows)  # fmt: skip
+    return (
+        sorted((row["job"], row["method"]) for row in rows if row["status"] == "ok")
+        == wanted
+        == sorted((row["job"], row["method"]) for row in rows)
+    )
 
 
 # ---- a sweep in a process of its own -------------------------------------------------------------------------------
@@ -221,7 +228,7 @@ def all_there(out, jobs):
 PARENT = """\
 import errno, json, os, sys
 from pathlib import Path
-from adlib.sweep import reproduce
+from repro.sweep import reproduce
 
 def fill_the_disk(n):
     there = os.replace
@@ -256,8 +263,10 @@ class Arena:
         (folder / "parent.py").write_text(PARENT)
         for job in jobs:
             job["settings"]["log"] = str(self.log)
-        self.jobs = [toy.job(*(job[name] for name in ("paper", "dataset", "class", "protocol", "seed", "profile",
-                                                      "settings"))) for job in jobs]  # fmt: skip
+        self.jobs = [
+            toy.job(*(job[name] for name in ("paper", "dataset", "class", "protocol", "seed", "profile", "settings")))
+            for job in jobs
+        ]
         (folder / "jobs.json").write_text(json.dumps(self.jobs))
 
     def start(self, full_after=""):
@@ -356,6 +365,7 @@ def kill(process):
 
 # ---- calls that reach the disk -------------------------------------------------------------------------------------
 
+
 class Touches:
     """Counts the calls of this thread that reach files under a folder; the n-th does something before it goes on.
 
@@ -441,6 +451,7 @@ class Torn:
 
 def failing(n, code, stays):
     """An `act` that lets the n-th call fail, and where it stays so all later ones; .fired tells whether one did."""
+
     def act(number):
         if number == n or (stays and number > n):
             act.fired = True

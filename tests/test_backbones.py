@@ -1,4 +1,5 @@
 """Backbones: the maps of torchvision's networks, weights from files that are read without executing them."""
+
 import hashlib
 import os
 import pickle
@@ -24,7 +25,7 @@ def empty(tmp_path, monkeypatch):
 def resnet():
     torch.manual_seed(3)
     model = import_torchvision().models.resnet18().eval()
-    for module in model.modules():   # statistics that a mistake in their use would show
+    for module in model.modules():  # statistics that a mistake in their use would show
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.2, 0.2)
             module.running_var.uniform_(0.5, 1.5)
@@ -73,7 +74,7 @@ def test_frozen_and_in_evaluation_mode_whatever_is_asked(saved):
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     first = encoder.train()(x)
     alone = encoder.train()(x[2:3])
-    for all_maps, maps in zip(first, alone, strict=True):   # training mode would see the rest of the batch
+    for all_maps, maps in zip(first, alone, strict=True):  # training mode would see the rest of the batch
         torch.testing.assert_close(all_maps[2:3], maps, rtol=1e-4, atol=1e-5)
     assert not any(p.requires_grad for p in encoder.parameters()) and not first[-1].requires_grad
     assert all(torch.equal(before[name], value) for name, value in encoder.state_dict().items())
@@ -91,8 +92,10 @@ def test_random_weights_follow_the_seed_and_leave_the_callers_random_numbers_alo
 
 def test_a_file_up_to_layer3_is_enough_and_is_labelled_by_its_checksum(resnet, saved, tmp_path):
     short = tmp_path / "short.pth"
-    torch.save({k: v for k, v in resnet.state_dict().items()
-                if not k.startswith(("layer4", "fc")) and "num_batches" not in k}, short)
+    torch.save(
+        {k: v for k, v in resnet.state_dict().items() if not k.startswith(("layer4", "fc")) and "num_batches" not in k},
+        short,
+    )
     encoder, label = backbones.load("resnet18", str(short))
     whole, _ = backbones.load("resnet18", str(saved))
     assert label == "resnet18/local:" + hashlib.sha256(short.read_bytes()).hexdigest()[:8]
@@ -105,7 +108,7 @@ def test_a_known_checksum_makes_it_imagenet_wherever_the_file_lies(saved, empty,
     monkeypatch.setitem(backbones.IMAGENET_SHA256, "resnet18", [sha256[:8]])
     assert backbones.load("resnet18", str(saved))[1] == "resnet18/imagenet"
     (empty / "data" / "weights" / "resnet18_any.pth").write_bytes(saved.read_bytes())
-    assert backbones.load("resnet18", "imagenet")[1] == "resnet18/imagenet"   # found by its name
+    assert backbones.load("resnet18", "imagenet")[1] == "resnet18/imagenet"  # found by its name
 
 
 def test_a_file_of_unknown_content_is_never_taken_for_imagenets(saved, empty):
@@ -153,12 +156,12 @@ def test_nothing_in_a_file_is_executed(tmp_path, as_torch):
     if as_torch:
         torch.save(trap, path)
     else:
-        path.write_bytes(pickle.dumps(trap, protocol=2))   # that of torch.save
+        path.write_bytes(pickle.dumps(trap, protocol=2))  # that of torch.save
     with pytest.raises(ValueError, match="trap.pth cannot be read as a file of plain tensors"):
         backbones.load("resnet18", str(path))
     assert not sprung.exists()
     torch.load(path, weights_only=False) if as_torch else pickle.loads(path.read_bytes())
-    assert sprung.exists()   # it would have: the trap is a real one
+    assert sprung.exists()  # it would have: the trap is a real one
 
 
 @pytest.mark.parametrize("content", [b"", b"not a weight file", b"PK\x03\x04 cut off"])

@@ -10,12 +10,7 @@ from adlib import baselines, images
 
 TRAIN = torch.rand(60, 12, generator=torch.Generator().manual_seed(0))
 TEST = torch.rand(30, 12, generator=torch.Generator().manual_seed(1)) * 1.5
-ALL = {
-    "mean_image": baselines.mean_image,
-    "pca": baselines.pca,
-    "knn": baselines.knn,
-    "ocsvm": baselines.ocsvm,
-}
+ALL = {"mean_image": baselines.mean_image, "pca": baselines.pca, "knn": baselines.knn, "ocsvm": baselines.ocsvm}
 
 
 @pytest.mark.parametrize(("nu", "gamma"), [(0.1, "scale"), (0.5, 2.0)])
@@ -102,8 +97,16 @@ def test_at_128_px_the_autoencoder_is_the_table_of_its_paper():
     network = baselines._autoencoder(1, 128, latent=100)
     encoder = [layer for layer in network if isinstance(layer, nn.Conv2d)]
     assert [(layer.out_channels, layer.kernel_size[0], layer.stride[0]) for layer in encoder] == [
-        (32, 4, 2), (32, 4, 2), (32, 3, 1), (64, 4, 2), (64, 3, 1), (128, 4, 2), (64, 3, 1), (32, 3, 1), (100, 8, 1)
-    ]  # fmt: skip
+        (32, 4, 2),
+        (32, 4, 2),
+        (32, 3, 1),
+        (64, 4, 2),
+        (64, 3, 1),
+        (128, 4, 2),
+        (64, 3, 1),
+        (32, 3, 1),
+        (100, 8, 1),
+    ]
     decoder = [layer for layer in network if isinstance(layer, nn.ConvTranspose2d)]
     mirrored = [(layer.out_channels, layer.in_channels, layer.kernel_size, layer.stride) for layer in decoder[::-1]]
     assert mirrored == [(layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride) for layer in encoder]

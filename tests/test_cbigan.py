@@ -1,4 +1,5 @@
 """Losses, penalties and scores against cases computed by hand; who moves in which step; the networks' sizes."""
+
 import copy
 import json
 import math
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from adlib import cbigan, register, results, sweep
+from adlib import cbigan
 from adlib.images import cut_patches
+from repro import register, results, sweep
 
 
 TEXT = cbigan.PRESETS["text"]
@@ -41,13 +43,16 @@ def size_of(network):
     return sum(p.numel() for p in network.parameters())
 
 
-@pytest.mark.parametrize(("preset", "width", "size", "expected"), [
-    ("tables", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
-    ("tables", 16, 64, (1_638_304, 2_080_947, 2_311_777)),
-    ("rewrite", 3, 128, (87_892, 83_142, 666_437)),
-    ("rewrite", 3, 64, (60_244, 83_142, 638_789)),
-    ("text", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("preset", "width", "size", "expected"),
+    [
+        ("tables", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
+        ("tables", 16, 64, (1_638_304, 2_080_947, 2_311_777)),
+        ("rewrite", 3, 128, (87_892, 83_142, 666_437)),
+        ("rewrite", 3, 64, (60_244, 83_142, 638_789)),
+        ("text", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
+    ],
+)
 def test_the_networks_have_as_many_parameters_as_the_authors_programs_give_them(preset, width, size, expected):
     settings = cbigan.PRESETS[preset]
     assert settings["width"] == width
@@ -56,12 +61,15 @@ def test_the_networks_have_as_many_parameters_as_the_authors_programs_give_them(
     assert tuple(size_of(getattr(nets, part)) for part in PARTS) == expected
 
 
-@pytest.mark.parametrize(("size", "encoder", "generator"), [
-    (32, [16, 8, 4, 2, 1, 1], [2, 2, 4, 8, 16, 32]),
-    (64, [32, 16, 8, 4, 2, 2], [2, 4, 8, 16, 32, 64]),
-    (128, [64, 32, 16, 8, 4, 4], [4, 8, 16, 32, 64, 128]),
-    (256, [128, 64, 32, 16, 8, 8], [8, 16, 32, 64, 128, 256]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("size", "encoder", "generator"),
+    [
+        (32, [16, 8, 4, 2, 1, 1], [2, 2, 4, 8, 16, 32]),
+        (64, [32, 16, 8, 4, 2, 2], [2, 4, 8, 16, 32, 64]),
+        (128, [64, 32, 16, 8, 4, 4], [4, 8, 16, 32, 64, 128]),
+        (256, [128, 64, 32, 16, 8, 8], [8, 16, 32, 64, 128, 256]),
+    ],
+)
 def test_the_sides_of_the_maps_behind_each_block(size, encoder, generator):
     nets = cbigan.build(channels=2, width=1, latent=3, size=size)
     sides = []
@@ -133,9 +141,11 @@ def test_a_bad_setting_is_named_before_anything_starts():
     with pytest.raises(ValueError, match="unknown init 'zeros': choose he_normal, glorot_uniform"):
         cbigan.build(init="zeros")
     nets = small()
-    for wrong, message in [({"penalty": "none"}, "unknown penalty 'none': choose matched, crossed, squared"),
-                           ({"alpha": 2}, r"alpha is 2: it must lie in \[0, 1\]"),
-                           ({"gamma": 1}, "setting 'gamma' is unknown: choose width, latent")]:  # fmt: skip
+    for wrong, message in [
+        ({"penalty": "none"}, "unknown penalty 'none': choose matched, crossed, squared"),
+        ({"alpha": 2}, r"alpha is 2: it must lie in \[0, 1\]"),
+        ({"gamma": 1}, "setting 'gamma' is unknown: choose width, latent"),
+    ]:
         with pytest.raises(ValueError, match=message):
             cbigan.optimizers(nets, TEXT | wrong)
     with pytest.raises(ValueError, match="setting 'lam' is missing"):
@@ -145,15 +155,36 @@ def test_a_bad_setting_is_named_before_anything_starts():
 def test_every_preset_is_whole_and_differs_from_the_text_where_it_is_known_to():
     for settings in cbigan.PRESETS.values():
         cbigan.check(settings)
-    different = {preset: {name for name in TEXT if TEXT[name] != settings[name]}
-                 for preset, settings in cbigan.PRESETS.items()}  # fmt: skip
+    different = {
+        preset: {name for name in TEXT if TEXT[name] != settings[name]} for preset, settings in cbigan.PRESETS.items()
+    }
     assert different == {
         "text": set(),
-        "tables": {"critic", "penalty", "penalty_weight", "over_batch", "beta2_critic", "beta2_generator", "adam_eps",
-                   "crops"},
-        "rewrite": {"width", "bias", "init", "output", "penalty", "critic_steps", "alpha", "beta2_generator",
-                    "adam_eps", "ema", "feature", "resample"},
-    }  # fmt: skip
+        "tables": {
+            "critic",
+            "penalty",
+            "penalty_weight",
+            "over_batch",
+            "beta2_critic",
+            "beta2_generator",
+            "adam_eps",
+            "crops",
+        },
+        "rewrite": {
+            "width",
+            "bias",
+            "init",
+            "output",
+            "penalty",
+            "critic_steps",
+            "alpha",
+            "beta2_generator",
+            "adam_eps",
+            "ema",
+            "feature",
+            "resample",
+        },
+    }
 
 
 class Linear(nn.Module):
@@ -419,8 +450,9 @@ class Toy(nn.Module):
 
     def __init__(self):
         super().__init__()
-        w, u, a, b, v = (rand(*shape, seed=seed) - 0.5 for seed, shape in
-                         enumerate([(3, 2), (2, 3), (4, 2), (4, 3), (4,)]))  # fmt: skip
+        w, u, a, b, v = (
+            rand(*shape, seed=seed) - 0.5 for seed, shape in enumerate([(3, 2), (2, 3), (4, 2), (4, 3), (4,)])
+        )
         self.encoder, self.generator, self.critic = Toy.Map(w, (3,)), Toy.Map(u, (1, 1, 2)), Toy.D(a, b, v)
 
 
@@ -450,8 +482,10 @@ def test_one_step_of_the_text_is_the_one_computed_by_hand():
     toy = Toy()
     of_critic, of_generator = cbigan.optimizers(toy, settings)
     hand = copy.deepcopy(toy)
-    for player, step in (("critic", lambda: cbigan.critic_step(toy, of_critic, x, z, epsilon, settings)),
-                         ("generator", lambda: cbigan.generator_step(toy, of_generator, x, z, settings))):  # fmt: skip
+    for player, step in (
+        ("critic", lambda: cbigan.critic_step(toy, of_critic, x, z, epsilon, settings)),
+        ("generator", lambda: cbigan.generator_step(toy, of_generator, x, z, settings)),
+    ):
         loss = by_hand(hand, x, z, epsilon, 0.3)[player == "generator"]
         moved = list(hand.critic.parameters())
         moved = moved if player == "critic" else [hand.encoder.weight, hand.generator.weight]

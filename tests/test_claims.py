@@ -1,6 +1,6 @@
 import pytest
 
-from adlib import claims, register, results
+from repro import claims, register, results
 
 
 PUBLISHED = """\
@@ -16,8 +16,10 @@ def leave(folder, method, values, profile="paper", paper="toy", seed=0, **other)
     """Rows of one method: `values`, {class: auroc} or one for all ten digits."""
     values = values if isinstance(values, dict) else dict.fromkeys(DIGITS, values)
     place = {"paper": paper, "dataset": "mnist", "protocol": "official", "seed": seed, "profile": profile}
-    rows = [results.row(**place, method=method, class_=name, auroc=auroc, job=f"{method}{name}{seed}", **other)
-            for name, auroc in values.items()]  # fmt: skip
+    rows = [
+        results.row(**place, method=method, class_=name, auroc=auroc, job=f"{method}{name}{seed}", **other)
+        for name, auroc in values.items()
+    ]
     results.merge(folder / f"{paper}.csv", rows)
 
 
@@ -105,18 +107,25 @@ def test_the_claims_name_papers_datasets_and_methods_that_exist():
         assert claim["paper"] in book
         for test in claim["tests"]:
             for where in test.get("where", []):
-                assert where.split()[1] in register.PROTOCOLS and (results.class_names(*where.split()) or "fastener"
-                                                                   in where or "superclass" in where)  # fmt: skip
+                assert where.split()[1] in register.PROTOCOLS and (
+                    results.class_names(*where.split()) or "fastener" in where or "superclass" in where
+                )
             for method in [*test.get("better", []), *test.get("cheaper", [])]:
                 assert method in methods or claim["paper"] == "patch_ae", method
     assert {claim["paper"] for claim in claims.load()} == set(book) - {"baselines"}
 
 
-@pytest.mark.parametrize("text, said", [
-    ('[[claim]]\npaper = "toy"\nsays = "x"\ntests = []', "a claim has paper, place, says and tests"),
-    ('[[claim]]\npaper = "toy"\nplace = ""\nsays = "x"\ntests = [{ beter = ["a", "b"] }]', "a test that is none"),
-    ('[[claim]]\npaper = "toy"\nplace = ""\nsays = "x"\ntests = [{ cannot = "", least = 1 }]', "a test that is none"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        ('[[claim]]\npaper = "toy"\nsays = "x"\ntests = []', "a claim has paper, place, says and tests"),
+        ('[[claim]]\npaper = "toy"\nplace = ""\nsays = "x"\ntests = [{ beter = ["a", "b"] }]', "a test that is none"),
+        (
+            '[[claim]]\npaper = "toy"\nplace = ""\nsays = "x"\ntests = [{ cannot = "", least = 1 }]',
+            "a test that is none",
+        ),
+    ],
+)
 def test_a_claim_that_is_none_is_named(tmp_path, text, said):
     (tmp_path / "claims.toml").write_text(text)
     with pytest.raises(ValueError, match=said):
@@ -124,21 +133,38 @@ def test_a_claim_that_is_none_is_named(tmp_path, text, said):
 
 
 def test_the_table_names_a_claim_once():
-    record = {"paper": "toy", "place": "Table 1", "says": "It is good", **dict.fromkeys(["where", "ours"], ""),
-              "test": "t", "verdict": "v"}
+    record = {
+        "paper": "toy",
+        "place": "Table 1",
+        "says": "It is good",
+        **dict.fromkeys(["where", "ours"], ""),
+        "test": "t",
+        "verdict": "v",
+    }
     lines = claims.table([record, record]).splitlines()
     assert lines[2:] == ["| `toy` | It is good (Table 1) |  | t |  | v |", "|  |  |  | t |  | v |"]
 
 
 def test_an_answer_is_yes_no_or_mixed_with_its_figures():
     def told(verdict, where="mnist, official", ours="+1.0 ± 0.2 points; above in 9 of 10", **other):
-        return {"paper": "p", "test": "a less b, AUROC", "where": where, "ours": ours, "verdict": verdict,
-                "answers": True, **other}  # fmt: skip
+        return {
+            "paper": "p",
+            "test": "a less b, AUROC",
+            "where": where,
+            "ours": ours,
+            "verdict": verdict,
+            "answers": True,
+            **other,
+        }
 
     assert claims.answer([told("holds")], "p") == "**Yes** (a less b, points of AUROC: +1.0 ± 0.2 on mnist)"
-    no = [told("indicative: does not hold; quick", ours="-2.0 points; above in 1 of 10"),
-          told("not run", ours=""), told("holds", answers=False), told("holds", paper="q"),
-          told("does not hold", "coil100, 80-20", "-3.0 points; above in 0 of 3")]  # fmt: skip
+    no = [
+        told("indicative: does not hold; quick", ours="-2.0 points; above in 1 of 10"),
+        told("not run", ours=""),
+        told("holds", answers=False),
+        told("holds", paper="q"),
+        told("does not hold", "coil100, 80-20", "-3.0 points; above in 0 of 3"),
+    ]
     assert claims.answer(no, "p") == "**So far no** (a less b, points of AUROC: -2.0 on mnist, -3.0 on coil100 80-20)"
     assert claims.answer([told("holds"), told("undecided")], "p").startswith("**Mixed**")
     assert claims.answer([told("not run", ours="")], "p") == ""

@@ -1,4 +1,5 @@
 """A real scheduler and real workers, on this machine."""
+
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import pytest
 import toy
 from faults import wait_for
 
-from adlib import cluster, register, results, sweep
+from repro import cluster, register, results, sweep
 
 
 distributed = pytest.importorskip("distributed")
@@ -19,11 +20,22 @@ distributed = pytest.importorskip("distributed")
 
 def start(folder, program, *words):
     """A process of the cluster, with a cache of its own and nothing of this process's data."""
-    environment = {**os.environ, "PYTHONPATH": str(register.CHECKOUT), "ADLIB_CACHE": str(folder / "cache"),
-                   "ADLIB_OFFLINE": "1", "ADLIB_DATA": "", "PYTHONWARNINGS": ""}  # fmt: skip
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(register.CHECKOUT),
+        "ADLIB_CACHE": str(folder / "cache"),
+        "ADLIB_OFFLINE": "1",
+        "ADLIB_DATA": "",
+        "PYTHONWARNINGS": "",
+    }
     with open(folder / "cluster.log", "a") as log:
-        return subprocess.Popen([sys.executable, "-m", f"distributed.cli.dask_{program}", *words], stdout=log,
-                                stderr=log, cwd=folder, env=environment)  # fmt: skip
+        return subprocess.Popen(
+            [sys.executable, "-m", f"distributed.cli.dask_{program}", *words],
+            stdout=log,
+            stderr=log,
+            cwd=folder,
+            env=environment,
+        )
 
 
 def end(process):
@@ -39,8 +51,9 @@ def end(process):
 def start_scheduler(folder):
     """(its process, its address)."""
     file = folder / "scheduler.json"
-    process = start(folder, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file",
-                    str(file))  # fmt: skip
+    process = start(
+        folder, "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--scheduler-file", str(file)
+    )
     wait_for(lambda: file.exists() and file.read_text().endswith("}"))
     return process, json.loads(file.read_text())["address"]
 
@@ -102,8 +115,10 @@ def test_a_killed_worker_costs_nothing_and_the_rows_are_those_of_a_local_sweep(h
 
     assert len(rows("out")) == 6 and rows("out") == rows("local")
     for job in jobs:
-        assert sweep.scores_path(tmp_path / "out", job).read_bytes() == sweep.scores_path(tmp_path / "local",
-                                                                                          job).read_bytes()  # fmt: skip
+        assert (
+            sweep.scores_path(tmp_path / "out", job).read_bytes()
+            == sweep.scores_path(tmp_path / "local", job).read_bytes()
+        )
         assert sweep.notebook_path(tmp_path / "out", job).exists()
 
 
@@ -143,7 +158,13 @@ def test_a_scheduler_that_is_lost_ends_the_sweep_with_a_sentence(tmp_path, monke
     monkeypatch.setattr(sweep, "_follow", lose)
     with pytest.raises(RuntimeError, match=f"the scheduler at {address} is gone; what was finished is kept"):
         with cluster.connect(address, jobs) as (_, new_slot):
-            sweep.reproduce(jobs, tmp_path / "out", 1, notebooks=toy.write_notebook(tmp_path / "notebooks"),
-                            new_slot=new_slot, waits=True)  # fmt: skip
+            sweep.reproduce(
+                jobs,
+                tmp_path / "out",
+                1,
+                notebooks=toy.write_notebook(tmp_path / "notebooks"),
+                new_slot=new_slot,
+                waits=True,
+            )
     Path(f"{log}.go").touch()
     end(worker)

@@ -1,4 +1,5 @@
 """COIL-100: views in a folder, in the official archive and in an npz file, and every way they can be wrong."""
+
 import io
 import os
 import re
@@ -10,7 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import coil100, data
+from repro import data
+from repro.data import coil100
 
 
 # ---- a small COIL-100: pixel (0, 0) of a view is its object, pixel (0, 1) its angle in steps of 5 degrees
@@ -21,7 +23,7 @@ OBJECTS = ("obj2", "obj10", "obj100")
 def view(name, step, size=4):
     array = np.zeros((size, size, 3), np.uint8)
     array[0, 0], array[0, 1] = int(name[3:]), step
-    array[1, 1, 0] = 255   # or it would be grey
+    array[1, 1, 0] = 255  # or it would be grey
     return array
 
 
@@ -50,10 +52,14 @@ def write_archive(path, files=None, top="coil-100/", extra=()):
 
 
 def write_npz(path, names=OBJECTS, n=72, **changes):
-    arrays = {"train_images": np.stack([view(name, step) for name in names for step in range(n)]),
-              "train_labels": np.repeat([int(name[3:]) for name in names], n),
-              "test_images": np.zeros((0, 4, 4, 3), np.uint8), "test_labels": np.zeros(0, np.uint8),
-              "class_names": np.array([f"obj{number}" for number in range(101)]), **changes}
+    arrays = {
+        "train_images": np.stack([view(name, step) for name in names for step in range(n)]),
+        "train_labels": np.repeat([int(name[3:]) for name in names], n),
+        "test_images": np.zeros((0, 4, 4, 3), np.uint8),
+        "test_labels": np.zeros(0, np.uint8),
+        "class_names": np.array([f"obj{number}" for number in range(101)]),
+        **changes,
+    }
     np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
 
 
@@ -79,10 +85,11 @@ FORMS = ["coil-100", "coil100", "zip", "npz"]
 
 # ---- what is read
 
+
 @pytest.mark.parametrize("form", FORMS)
 def test_objects_and_views_are_in_order_whatever_holds_them(root, form):
     write_as(form, root)
-    for _ in range(2):   # prepared, and read from the cache
+    for _ in range(2):  # prepared, and read from the cache
         train, test = data.load("coil100", "train"), data.load("coil100", "test")
         assert train.images.shape == (3 * 72, 3, 4, 4) and test.images.shape == (0, 3, 4, 4)
         assert train.images[:, 0, 0, 0].tolist() == [number for number in (2, 10, 100) for _ in range(72)]
@@ -92,8 +99,11 @@ def test_objects_and_views_are_in_order_whatever_holds_them(root, form):
         assert len(train.class_names) == 100
         source = {"zip": "zip", "npz": "npz"}.get(form, "folder")
         assert re.fullmatch(rf"{source}:[0-9a-f]{{8}} \(3 of 100 classes\)", train.source)
-    assert train.files is None if form == "npz" else train.files[70:73] == ["obj2__350.png", "obj2__355.png",
-                                                                            "obj10__0.png"]
+    assert (
+        train.files is None
+        if form == "npz"
+        else train.files[70:73] == ["obj2__350.png", "obj2__355.png", "obj10__0.png"]
+    )
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -123,7 +133,7 @@ def test_80_20_takes_all_anomalies_where_there_are_fewer_than_normals(root):
     images = {"test_images": np.stack([view("obj3", step) for step in range(72)]), "test_labels": np.full(72, 3)}
     write_npz(root / "coil100.npz", ["obj2"], **images)
     split = data.one_class("coil100", "obj2", protocol="80-20")
-    assert int(split.is_anomalous.sum()) == int((~split.is_anomalous).sum()) == 15   # one other object is enough
+    assert int(split.is_anomalous.sum()) == int((~split.is_anomalous).sum()) == 15  # one other object is enough
     write_npz(root / "own.npz", ["obj2"], test_images=images["test_images"][:20], test_labels=np.full(20, 3))
     split = data.one_class(f"npz:{root / 'own.npz'}", "obj2", protocol="80-20")
     assert int(split.is_anomalous.sum()) == 4 and int((~split.is_anomalous).sum()) == 15
@@ -172,8 +182,11 @@ def test_other_files_are_not_looked_at(root):
     whole = data.load("coil100", "train")
     assert len(whole.images) == 3 * 72
     (root / "other").mkdir()
-    write_archive(root / "other" / "coil-100.zip", {**views(), **stray},
-                  extra=[("__MACOSX/coil-100/obj2__0.png", b"x"), ("coil-100/deeper/obj3__0.png", b"x")])
+    write_archive(
+        root / "other" / "coil-100.zip",
+        {**views(), **stray},
+        extra=[("__MACOSX/coil-100/obj2__0.png", b"x"), ("coil-100/deeper/obj3__0.png", b"x")],
+    )
     train, _ = coil100.read(root / "other", None, "antialias")
     assert torch.equal(train.images, whole.images)
 
@@ -191,7 +204,7 @@ def test_grey_views_have_three_channels(root):
 
 
 def test_without_the_images_the_error_says_where_they_are_and_where_to_put_them(root, monkeypatch):
-    for offline in "10":   # nothing is downloaded, whatever is allowed
+    for offline in "10":  # nothing is downloaded, whatever is allowed
         monkeypatch.setenv("ADLIB_OFFLINE", offline)
         with pytest.raises(FileNotFoundError) as error:
             data.one_class("coil100", "1", protocol="80-20")
@@ -203,6 +216,7 @@ def test_without_the_images_the_error_says_where_they_are_and_where_to_put_them(
 
 
 # ---- what is wrong
+
 
 @pytest.mark.parametrize("form", ["coil-100", "zip"])
 def test_an_object_of_which_views_are_missing_is_named(root, form):
@@ -228,7 +242,7 @@ def test_an_npz_with_an_image_of_no_object_is_an_error(root):
 
 def test_an_npz_without_names_counts_the_objects_from_0(root):
     write_npz(root / "coil100.npz", ["obj2"], class_names=None)
-    assert set(data.load("coil100", "train").kinds) == {"obj3"}   # label 2 is the third
+    assert set(data.load("coil100", "train").kinds) == {"obj3"}  # label 2 is the third
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", None])
@@ -274,7 +288,7 @@ def test_flipped_bits_in_an_archive_are_one_clear_error_or_change_nothing(root):
         (root / "coil-100.zip").write_bytes(content)
         try:
             train, _ = coil100.read(root, None, "antialias")
-            assert torch.equal(train.images, before.images)   # what differs is a date, or the like
+            assert torch.equal(train.images, before.images)  # what differs is a date, or the like
         except ValueError as error:
             assert "coil-100.zip" in str(error) and "\n" not in str(error)
             n_errors += 1
@@ -295,8 +309,11 @@ def test_members_outside_and_links_write_nothing_and_are_no_views(root, tmp_path
     link.external_attr = 0o120777 << 16
     files = views()
     del files["obj2__0.png"]
-    write_archive(root / "coil-100.zip", files, extra=[("../obj2__0.png", b"x"), ("/tmp/adlib-outside", b"x"),
-                                                       (link, b"/etc/hostname")])
+    write_archive(
+        root / "coil-100.zip",
+        files,
+        extra=[("../obj2__0.png", b"x"), ("/tmp/adlib-outside", b"x"), (link, b"/etc/hostname")],
+    )
     with pytest.raises(ValueError, match="coil-100.zip/obj2__0.png cannot be read as an image"):
         data.load("coil100", "train")
     assert [path.name for path in root.iterdir()] == ["coil-100.zip"]
@@ -305,10 +322,12 @@ def test_members_outside_and_links_write_nothing_and_are_no_views(root, tmp_path
 
 # ---- real images, where there are any
 
+
 def test_the_real_objects_have_72_views_each():
     real = os.environ.get("ADLIB_DATA")
-    if not real or not any((Path(real) / name).exists() for name in ("coil-100", "coil100", "coil-100.zip",
-                                                                     "coil100.npz")):
+    if not real or not any(
+        (Path(real) / name).exists() for name in ("coil-100", "coil100", "coil-100.zip", "coil100.npz")
+    ):
         pytest.skip("needs COIL-100 under ADLIB_DATA")
     images = data.load("coil100", "train", size=32)
     there = sorted(set(images.kinds), key=coil100.NAMES.index)

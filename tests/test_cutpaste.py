@@ -1,4 +1,5 @@
 """CutPaste: where something was pasted, where it came from, its size, its turn and its colors."""
+
 import numpy as np
 import pytest
 import torch
@@ -76,14 +77,14 @@ def test_with_neither_patch_nor_scar_nothing_changes():
 def test_patches_are_upright_rectangles_within_their_bounds_of_area_and_aspect(height, width):
     _, mask = cutpaste.augment(torch.zeros(800, 1, height, width), rng(), patch=1, scar=0, jitter=0)
     left, top, w, h = boxes(mask).unbind(1)
-    assert torch.equal(w * h, mask.sum((1, 2)))   # full rectangles
-    w, h = w.double(), h.double()   # each rounded to whole pixels
+    assert torch.equal(w * h, mask.sum((1, 2)))  # full rectangles
+    w, h = w.double(), h.double()  # each rounded to whole pixels
     total = height * width
     assert ((w + 0.5) * (h + 0.5) / total).min() >= 0.02 and ((w - 0.5) * (h - 0.5) / total).max() <= 0.15
     assert ((w + 0.5) / (h - 0.5)).min() >= 0.3 and ((w - 0.5) / (h + 0.5)).max() <= 1 / 0.3
     area, aspect = w * h / total, (w / h).log()
     assert area.min() < 0.024 and area.max() > 0.146 and area.mean().item() == pytest.approx(0.085, abs=0.005)
-    assert aspect.min() < -1.05 and aspect.max() > 1.05 and abs(aspect.mean()) < 0.1   # log 0.3 is -1.2
+    assert aspect.min() < -1.05 and aspect.max() > 1.05 and abs(aspect.mean()) < 0.1  # log 0.3 is -1.2
     assert left.min() == 0 and top.min() == 0 and (left + w).max() == width and (top + h).max() == height
 
 
@@ -123,7 +124,7 @@ def test_a_scar_is_turned_and_its_content_with_it():
             angle = torch.rad2deg(torch.atan2(-right[1], right[0]))
             assert angle.max() - angle.min() < 0.01
             angles.append(angle.mean())
-            if h > 3 * w:   # long enough to see in the mask how it lies: at `angle` clockwise of upright
+            if h > 3 * w:  # long enough to see in the mask how it lies: at `angle` clockwise of upright
                 row, column = where.nonzero().double().T
                 slope = torch.cov(torch.stack([column, row]))
                 directions.append((slope[0, 1] / slope[1, 1], -torch.tan(torch.deg2rad(angle.mean()))))
@@ -140,7 +141,7 @@ def test_a_scars_size_goes_with_the_image(size):
     scale = size / 256
     assert mask.sum((1, 2)).double().mean().item() / scale**2 == pytest.approx(157.5, rel=0.1)
     left, top, w, h = boxes(mask).unbind(1)
-    assert max(w.max(), h.max()) <= (16 + 25) * scale * 0.5**0.5 + 1   # turned by 45 degrees
+    assert max(w.max(), h.max()) <= (16 + 25) * scale * 0.5**0.5 + 1  # turned by 45 degrees
     assert min(w.max(), h.max()) > 20 * scale and h.double().mean() > 1.2 * w.double().mean()
     assert left.min() < 0.1 * size and top.min() < 0.1 * size
     assert (left + w).max() > 0.9 * size and (top + h).max() > 0.9 * size
@@ -162,7 +163,7 @@ def test_the_generator_decides():
     assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
     assert not torch.equal(first[1], other[1])
     _, mask = cutpaste.augment(noise(1).expand(20, -1, -1, -1), rng(), patch=1, scar=0)
-    assert len({tuple(box) for box in boxes(mask).tolist()}) > 15   # every image draws for itself
+    assert len({tuple(box) for box in boxes(mask).tolist()}) > 15  # every image draws for itself
 
 
 def factors(*values):
@@ -171,7 +172,7 @@ def factors(*values):
 
 def test_jitter_is_torchvisions_in_its_order():
     x = noise(4, size=12)
-    x[0, :, :3] = 0.25    # without saturation
+    x[0, :, :3] = 0.25  # without saturation
     x[1, :, :3] = -1.0
     given = ([0.9, 1.1, 1.04, 1.0], [1.1, 0.93, 1.0, 0.9], [0.92, 1.08, 1.1, 1.0], [-0.1, 0.1, 0.03, 0.0])
     ours = cutpaste.jittered(x, torch.ones(4, 12, 12, dtype=torch.bool), *factors(*given))
@@ -179,7 +180,7 @@ def test_jitter_is_torchvisions_in_its_order():
     for image, jittered, brightness, contrast, saturation, hue in zip(x, ours, *given, strict=True):
         wanted = functional.adjust_contrast(functional.adjust_brightness((image + 1) / 2, brightness), contrast)
         wanted = functional.adjust_hue(functional.adjust_saturation(wanted, saturation), hue)
-        torch.testing.assert_close((jittered + 1) / 2, wanted, rtol=0, atol=5e-4)   # torchvision rounds its weights
+        torch.testing.assert_close((jittered + 1) / 2, wanted, rtol=0, atol=5e-4)  # torchvision rounds its weights
 
 
 def test_neutral_jitter_changes_nothing():
@@ -192,7 +193,7 @@ def test_contrast_is_that_around_the_mean_of_what_is_pasted():
     """Grey values 0.2 and 0.4 are pasted, 1.0 is not: around 0.3, 1.5 times as far, that is 0.15 and 0.45."""
     x = torch.tensor([0.2, 0.4, 1.0, 1.0]).view(1, 1, 2, 2) * 2 - 1
     mask = torch.tensor([[[True, True], [False, False]]])
-    ours = cutpaste.jittered(x, mask, *factors([1.0], [1.5], [0.0], [0.5]))   # of grey images nothing else is changed
+    ours = cutpaste.jittered(x, mask, *factors([1.0], [1.5], [0.0], [0.5]))  # of grey images nothing else is changed
     torch.testing.assert_close((ours[0, 0, 0] + 1) / 2, torch.tensor([0.15, 0.45]))
 
 
@@ -203,7 +204,7 @@ def test_jitter_is_drawn_up_to_its_strength_to_both_sides():
     assert 0.4 <= value.min() < 0.405 and 0.595 < value.max() <= 0.6 + 1e-6
     assert value.mean().item() == pytest.approx(0.5, abs=0.01)
     red, *_ = cutpaste.augment(torch.tensor([1.0, -1, -1]).view(1, 3, 1, 1).expand(200, 3, 16, 16).clone(), rng(), 1, 0)
-    assert red[:, 1].max() > 0 and red[:, 2].max() > 0 and red.min() >= -1 and red.max() <= 1   # hue, to both sides
+    assert red[:, 1].max() > 0 and red[:, 2].max() > 0 and red.min() >= -1 and red.max() <= 1  # hue, to both sides
 
 
 @pytest.mark.parametrize(("patch", "scar"), [(0.7, 0.4), (-0.1, 0.5), (0.5, -0.1), (float("nan"), 0.1)])

@@ -1,4 +1,5 @@
 """Datasets, one-class splits, the cache of prepared images, and every way a file can be wrong."""
+
 import gzip
 import hashlib
 import os
@@ -15,8 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import cache, data, readers
 from adlib._torchvision import import_torchvision
+from repro import data
+from repro.data import cache, readers
 
 
 MNIST_TRAIN = [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
@@ -24,6 +26,7 @@ MNIST_TEST = [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
 
 
 # ---- small trees to read from
+
 
 def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -52,8 +55,14 @@ def write_mnist(raw, monkeypatch):
 
 def write_npz(path, n=10, **changes):
     labels = np.arange(n, dtype=np.uint8) % 2
-    arrays = {"train_images": pixels(n, 8, 8, 3), "train_labels": labels[:, None], "val_images": pixels(1),
-              "test_images": pixels(n, 8, 8, 3), "test_labels": labels[:, None], **changes}
+    arrays = {
+        "train_images": pixels(n, 8, 8, 3),
+        "train_labels": labels[:, None],
+        "val_images": pixels(1),
+        "test_images": pixels(n, 8, 8, 3),
+        "test_labels": labels[:, None],
+        **changes,
+    }
     np.savez(path, **{key: value for key, value in arrays.items() if value is not None})
     return f"npz:{path}"
 
@@ -95,6 +104,7 @@ def cache_files():
 
 # ---- names
 
+
 def test_an_unknown_dataset_is_an_error_that_lists_the_choices():
     with pytest.raises(ValueError, match="unknown dataset 'minst': choose digits, textures, mnist.*npz:PATH"):
         data.load("minst", "test")
@@ -108,13 +118,29 @@ def test_names_of_classes_are_plain_words():
     assert sizes == [10, 10, 10, 100, 100]
 
 
-@pytest.mark.parametrize("name, wanted, index", [
-    ("cifar10", "airplane", 0), ("cifar10", "automobile", 1), ("cifar10", "plane", 0),
-    ("fashion_mnist", "T-shirt/top", 0), ("fashion_mnist", "Ankle boot", 9),
-    ("mnist", "8 - eight", 8), ("mnist", 8, 8), ("cifar100", "cups", 28), ("cifar100", "aquarium fish", 1),
-    ("cifar100", "bee", 6), ("cifar100", "clock", 22), ("cifar100", "pickup_truck", 58), ("cifar100", "worm", 99),
-    ("coil100", "obj1", 0), ("coil100", "1", 0), ("coil100", 100, 99), ("coil100", "Object 7", 6),
-    ("coil100", "obj07", 6)])
+@pytest.mark.parametrize(
+    "name, wanted, index",
+    [
+        ("cifar10", "airplane", 0),
+        ("cifar10", "automobile", 1),
+        ("cifar10", "plane", 0),
+        ("fashion_mnist", "T-shirt/top", 0),
+        ("fashion_mnist", "Ankle boot", 9),
+        ("mnist", "8 - eight", 8),
+        ("mnist", 8, 8),
+        ("cifar100", "cups", 28),
+        ("cifar100", "aquarium fish", 1),
+        ("cifar100", "bee", 6),
+        ("cifar100", "clock", 22),
+        ("cifar100", "pickup_truck", 58),
+        ("cifar100", "worm", 99),
+        ("coil100", "obj1", 0),
+        ("coil100", "1", 0),
+        ("coil100", 100, 99),
+        ("coil100", "Object 7", 6),
+        ("coil100", "obj07", 6),
+    ],
+)
 def test_official_names_of_classes_are_accepted(name, wanted, index):
     assert data.class_index(name, wanted) == index
 
@@ -134,11 +160,13 @@ def test_the_superclasses_of_cifar100_are_20_times_5_and_hold_every_class_once()
     assert len(data.SUPERCLASSES) == 20 and {len(five) for five in data.SUPERCLASSES.values()} == {5}
     assert sorted(sum(data.SUPERCLASSES.values(), [])) == sorted(data.CLASS_NAMES["cifar100"])
     assert len(set(data.CLASS_NAMES["cifar100"])) == 100
-    for name, five in (("food_containers", "bottle bowl can cup plate"),
-                       ("household_electrical_devices", "clock keyboard lamp telephone television"),
-                       ("insects", "bee beetle butterfly caterpillar cockroach"),
-                       ("fruit_and_vegetables", "apple mushroom orange pear sweet_pepper"),
-                       ("vehicles_2", "lawn_mower rocket streetcar tank tractor")):
+    for name, five in (
+        ("food_containers", "bottle bowl can cup plate"),
+        ("household_electrical_devices", "clock keyboard lamp telephone television"),
+        ("insects", "bee beetle butterfly caterpillar cockroach"),
+        ("fruit_and_vegetables", "apple mushroom orange pear sweet_pepper"),
+        ("vehicles_2", "lawn_mower rocket streetcar tank tractor"),
+    ):
         assert data.SUPERCLASSES[name] == five.split()
 
 
@@ -148,9 +176,21 @@ def test_the_normal_objects_of_coil100_are_30_of_its_classes():
     assert data.COIL100_OBJECTS[:2] == ["obj79", "obj48"] and data.COIL100_OBJECTS[-1] == "obj55"
 
 
-@pytest.mark.parametrize("arguments", [
-    {"protocol": "70-30"}, {"size": 0}, {"size": 32.0}, {"resample": "nearest"}, {"n_train": 0}, {"n_train": 2.5},
-    {"validation": 1.0}, {"validation": -0.1}, {"seed": -1}, {"seed": 0.5}])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"protocol": "70-30"},
+        {"size": 0},
+        {"size": 32.0},
+        {"resample": "nearest"},
+        {"n_train": 0},
+        {"n_train": 2.5},
+        {"validation": 1.0},
+        {"validation": -0.1},
+        {"seed": -1},
+        {"seed": 0.5},
+    ],
+)
 def test_a_bad_argument_of_one_class_is_an_error_that_shows_it(arguments):
     with pytest.raises(ValueError, match=re.escape(repr(*arguments.values()))):
         data.one_class("digits", "8", **arguments)
@@ -162,6 +202,7 @@ def test_a_bad_split_is_an_error():
 
 
 # ---- digits and textures
+
 
 def test_digits_are_split_in_file_order_and_use_the_whole_range():
     train, test = data.load("digits", "train"), data.load("digits", "test")
@@ -211,14 +252,21 @@ def test_validation_of_a_category_holds_normals_only():
 
 # ---- one-class splits: every image of this file is its own number, so that rows can be told apart
 
+
 @pytest.fixture
 def numbered(tmp_path):
     """60 train and 40 test images of 4 classes; pixel (0, 0) of an image is its number, its class that modulo 4."""
     images = np.zeros((100, 2, 2), np.uint8)
     images[:, 0, 0] = np.arange(100)
     labels = np.arange(100, dtype=np.uint8) % 4
-    return write_npz(tmp_path / "numbered.npz", train_images=images[:60], train_labels=labels[:60],
-                     test_images=images[60:], test_labels=labels[60:], class_names=np.array(["a", "b", "c", "d"]))
+    return write_npz(
+        tmp_path / "numbered.npz",
+        train_images=images[:60],
+        train_labels=labels[:60],
+        test_images=images[60:],
+        test_labels=labels[60:],
+        class_names=np.array(["a", "b", "c", "d"]),
+    )
 
 
 def numbers(images):
@@ -292,6 +340,7 @@ def test_a_test_split_without_anomalies_is_an_error(tmp_path):
 
 # ---- copies in part, and superclasses
 
+
 def write_cifar100(folder, trained, tested=None, n_train=4):
     """cifar100.npz of n_train training images of the classes `trained` and 2 test images of `tested` (None: all).
 
@@ -324,7 +373,7 @@ def cifar100(tmp_path, monkeypatch):
 def test_a_copy_that_lacks_classes_says_so_in_its_source_and_a_whole_one_does_not(cifar100):
     assert re.fullmatch("npz:[0-9a-f]{8}", data.one_class("cifar100", "cup", size=None).source)
     write_cifar100(cifar100, ["apple", "cup", "bee"])
-    for _ in range(2):   # prepared, and read from the cache
+    for _ in range(2):  # prepared, and read from the cache
         split = data.one_class("cifar100", "cup", size=8)
         assert re.fullmatch(r"npz:[0-9a-f]{8} \(3 of 100 classes\)", split.source)
         assert data.load("cifar100", "test", size=8).source == split.source
@@ -389,9 +438,16 @@ def test_a_superclass_without_test_images_of_its_other_classes_is_an_error(cifar
         data.one_class("cifar100", "cup", protocol="superclass")
 
 
-@pytest.mark.parametrize("name, choices", [
-    ("digits", "official or 80-20"), ("cifar10", "official or 80-20"), ("coil100", "official or 80-20"),
-    ("textures", "official"), ("mvtec", "official")])
+@pytest.mark.parametrize(
+    "name, choices",
+    [
+        ("digits", "official or 80-20"),
+        ("cifar10", "official or 80-20"),
+        ("coil100", "official or 80-20"),
+        ("textures", "official"),
+        ("mvtec", "official"),
+    ],
+)
 def test_superclass_is_a_protocol_of_cifar100_alone(name, choices):
     with pytest.raises(ValueError, match=f"unknown protocol 'superclass' for {name}: choose {choices}$"):
         data.one_class(name, data.CLASS_NAMES[name][0], protocol="superclass")
@@ -404,13 +460,18 @@ def test_the_choices_of_cifar100_name_superclass():
 
 # ---- the cache
 
+
 def test_the_cache_gives_what_was_prepared(mvtec_folders):
     name = f"folder:{mvtec_folders}"
     prepared, read = data.load(name, "test", size=5), data.load(name, "test", size=5)
     assert torch.equal(prepared.images, read.images) and torch.equal(prepared.masks, read.masks)
     assert torch.equal(prepared.labels, read.labels) and read.labels.dtype == torch.int64
-    assert (prepared.kinds, prepared.files, prepared.source, prepared.class_names) == \
-           (read.kinds, read.files, read.source, read.class_names)
+    assert (prepared.kinds, prepared.files, prepared.source, prepared.class_names) == (
+        read.kinds,
+        read.files,
+        read.source,
+        read.class_names,
+    )
 
 
 def test_the_cache_is_read_in_place_of_the_source(mnist_tree):
@@ -419,11 +480,17 @@ def test_the_cache_is_read_in_place_of_the_source(mnist_tree):
     assert torch.equal(data.load("mnist", "test", size=32).images, before.images)
 
 
-@pytest.mark.parametrize("damage", [
-    lambda content: content[:-100], lambda content: b"", lambda content: content[:30],
-    lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
-    lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:],
-    lambda content: content.replace(b"adlib-cache 1", b"adlib-cache 0")])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-100],
+        lambda content: b"",
+        lambda content: content[:30],
+        lambda content: content[:5000] + bytes([content[5000] ^ 1]) + content[5001:],
+        lambda content: content[:100] + bytes([content[100] ^ 1]) + content[101:],
+        lambda content: content.replace(b"adlib-cache 1", b"adlib-cache 0"),
+    ],
+)
 def test_a_damaged_cache_is_named_and_prepared_again(damage, capfd):
     before = data.load("digits", "test", size=16)
     [file] = cache_files()
@@ -449,9 +516,11 @@ def test_two_processes_that_find_a_damaged_cache_prepare_it_once():
     before = data.load("textures", "train", size=16)
     [file] = cache_files()
     file.write_bytes(b"damaged")
-    code = "from adlib import data; print(data.load('textures', 'train', size=16).images.sum().item())"
-    jobs = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-            for _ in range(2)]
+    code = "from repro import data; print(data.load('textures', 'train', size=16).images.sum().item())"
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
     outputs = [job.communicate(timeout=120) for job in jobs]
     assert [out for out, _ in outputs] == [f"{before.images.sum().item()}\n"] * 2
     assert "".join(err for _, err in outputs).count("preparing it again") == 1
@@ -462,13 +531,16 @@ def test_a_job_that_reads_the_cache_imports_no_reader_library(class_folders):
     names = ["digits", "textures", f"folder:{class_folders}"]
     for name in names:
         data.load(name, "train", size=16)
-    code = (f"import sys; from adlib import data\nfor name in {names}: data.load(name, 'train', size=16)\n"
-            "print([m for m in ('torchvision', 'sklearn', 'PIL', 'pandas', 'scipy', 'filelock') if m in sys.modules])")
+    code = (
+        f"import sys; from repro import data\nfor name in {names}: data.load(name, 'train', size=16)\n"
+        "print([m for m in ('torchvision', 'sklearn', 'PIL', 'pandas', 'scipy', 'filelock') if m in sys.modules])"
+    )
     job = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert (job.stdout, job.stderr) == ("[]\n", "")
 
 
 # ---- MNIST and CIFAR in torchvision's layout
+
 
 def test_mnist_is_read_from_its_gz_files(mnist_tree):
     test = data.load("mnist", "test")
@@ -495,8 +567,10 @@ def test_a_truncated_gz_file_is_named(mnist_tree, name):
 def test_a_gz_file_with_the_right_md5_that_does_not_unpack_is_named(mnist_tree, monkeypatch):
     path = mnist_tree / "train-images-idx3-ubyte.gz"
     path.write_bytes(path.read_bytes()[:-10])
-    resources = [(name, hashlib.md5((mnist_tree / name).read_bytes()).hexdigest())
-                 for name, _ in import_torchvision().datasets.MNIST.resources]
+    resources = [
+        (name, hashlib.md5((mnist_tree / name).read_bytes()).hexdigest())
+        for name, _ in import_torchvision().datasets.MNIST.resources
+    ]
     monkeypatch.setattr(import_torchvision().datasets.MNIST, "resources", resources)
     with pytest.raises(ValueError, match="train-images-idx3-ubyte.gz cannot be unpacked"):
         data.load("mnist", "test")
@@ -522,7 +596,7 @@ def write_cifar(folder, monkeypatch):
     cifar10 = import_torchvision().datasets.CIFAR10
 
     def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content, protocol=2))   # as the real ones
+        (folder / name).write_bytes(pickle.dumps(content, protocol=2))  # as the real ones
         return hashlib.md5((folder / name).read_bytes()).hexdigest()
 
     for name, attribute, n in (("data_batch_1", "train_list", 20), ("test_batch", "test_list", 10)):
@@ -564,8 +638,9 @@ def test_a_cifar_batch_with_the_right_md5_is_not_executed_either(tmp_path, monke
     monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
     content = pickle.dumps(Exploit(tmp_path / "executed"), protocol=2)
     (tmp_path / "cifar-10-batches-py" / "test_batch").write_bytes(content)
-    monkeypatch.setattr(import_torchvision().datasets.CIFAR10, "test_list",
-                        [["test_batch", hashlib.md5(content).hexdigest()]])
+    monkeypatch.setattr(
+        import_torchvision().datasets.CIFAR10, "test_list", [["test_batch", hashlib.md5(content).hexdigest()]]
+    )
     with pytest.raises(ValueError, match="test_batch cannot be read as a batch of CIFAR: it asks for .*open, which"):
         data.load("cifar10", "test")
     assert not (tmp_path / "executed").exists() and cache_files() == []
@@ -580,6 +655,7 @@ def test_a_missing_cifar_batch_is_named(tmp_path, monkeypatch):
 
 
 # ---- no data: what to put where, and downloads
+
 
 def test_offline_the_error_says_what_to_put_where(tmp_path, monkeypatch):
     monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
@@ -619,9 +695,14 @@ def test_a_download_that_fails_is_one_sentence_with_the_way_out(monkeypatch):
 
 # ---- npz
 
+
 def test_npz_takes_labels_of_either_shape_and_grey_images(tmp_path):
-    name = write_npz(tmp_path / "grey.npz", train_images=pixels(10, 8, 8), test_images=pixels(10, 8, 8),
-                     test_labels=np.arange(10) % 2)
+    name = write_npz(
+        tmp_path / "grey.npz",
+        train_images=pixels(10, 8, 8),
+        test_images=pixels(10, 8, 8),
+        test_labels=np.arange(10) % 2,
+    )
     split = data.one_class(name, "1", size=None)
     assert split.train.shape == (5, 1, 8, 8) and int(split.is_anomalous.sum()) == 5
     assert re.fullmatch("npz:[0-9a-f]{8}", split.source) and split.class_names == ["0", "1"]
@@ -636,8 +717,12 @@ def test_npz_of_a_known_dataset_may_name_and_order_its_classes_otherwise(tmp_pat
 
 
 def test_npz_of_a_known_dataset_may_name_classes_that_nothing_is_of(tmp_path, monkeypatch):
-    write_npz(tmp_path / "cifar10.npz", train_labels=np.full(10, 2), test_labels=np.full(10, 1),
-              class_names=np.array(["background", "ship", "frog"]))
+    write_npz(
+        tmp_path / "cifar10.npz",
+        train_labels=np.full(10, 2),
+        test_labels=np.full(10, 1),
+        class_names=np.array(["background", "ship", "frog"]),
+    )
     monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
     assert set(data.load("cifar10", "train").kinds) == {"frog"} and set(data.load("cifar10", "test").kinds) == {"ship"}
     write_npz(tmp_path / "cifar10.npz", class_names=np.array(["background", "ship"]))
@@ -683,18 +768,22 @@ def test_an_npz_with_a_flipped_bit_is_named(tmp_path):
         data.load(name, "test")
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"test_labels": None}, "it lacks test_labels; it holds"),
-    ({"train_images": np.zeros((10, 8, 8, 3))}, "train_images is float64"),
-    ({"train_images": pixels(10, 8, 8, 2)}, "with 1 or 3 channels"),
-    ({"test_images": pixels(9, 8, 8, 3)}, "9 test_images but 10 test_labels"),
-    ({"test_images": pixels(10, 9, 9, 3)}, "differ in size or channels"),
-    ({"train_labels": np.zeros((10, 14), int)}, "train_labels is int64 .10, 14., not whole numbers"),
-    ({"train_labels": np.zeros(10)}, "train_labels is float64"),
-    ({"train_labels": np.full(10, -1)}, "not whole numbers from 0 to 65535"),
-    ({"test_labels": np.full(10, 1 << 40)}, "not whole numbers from 0 to 65535"),
-    ({"class_names": np.array(["a"])}, "labels up to 1 but 1 different class names"),
-    ({"class_names": np.array(["a", "a"])}, "labels up to 1 but 1 different class names")])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"test_labels": None}, "it lacks test_labels; it holds"),
+        ({"train_images": np.zeros((10, 8, 8, 3))}, "train_images is float64"),
+        ({"train_images": pixels(10, 8, 8, 2)}, "with 1 or 3 channels"),
+        ({"test_images": pixels(9, 8, 8, 3)}, "9 test_images but 10 test_labels"),
+        ({"test_images": pixels(10, 9, 9, 3)}, "differ in size or channels"),
+        ({"train_labels": np.zeros((10, 14), int)}, "train_labels is int64 .10, 14., not whole numbers"),
+        ({"train_labels": np.zeros(10)}, "train_labels is float64"),
+        ({"train_labels": np.full(10, -1)}, "not whole numbers from 0 to 65535"),
+        ({"test_labels": np.full(10, 1 << 40)}, "not whole numbers from 0 to 65535"),
+        ({"class_names": np.array(["a"])}, "labels up to 1 but 1 different class names"),
+        ({"class_names": np.array(["a", "a"])}, "labels up to 1 but 1 different class names"),
+    ],
+)
 def test_an_npz_of_the_wrong_kind_is_an_error_that_says_what_is_wrong(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         data.load(write_npz(tmp_path / "wrong.npz", **changes), "test")
@@ -708,6 +797,7 @@ def test_a_changed_npz_is_read_anew(tmp_path):
 
 
 # ---- folders
+
 
 def test_class_folders_are_classes(class_folders):
     split = data.one_class(f"folder:{class_folders}", "dog", size=None)
@@ -812,6 +902,7 @@ def test_a_path_that_is_not_there_is_named(tmp_path, kind):
 
 # ---- real data, where there are any
 
+
 def real(relative):
     """The path under ADLIB_DATA; skips the test if it is not there."""
     root = os.environ.get("ADLIB_DATA")
@@ -864,12 +955,18 @@ def test_cifar100_with_some_classes_lists_them_when_another_is_asked_for():
         data.one_class("cifar100", "plate")
 
 
-@pytest.mark.parametrize("normal, siblings", [
-    ("cup", FOOD), ("apple", "apple mushroom orange pear sweet_pepper".split()),
-    ("clock", "clock keyboard lamp telephone television".split()),
-    ("bee", "bee beetle butterfly caterpillar cockroach".split())])
+@pytest.mark.parametrize(
+    "normal, siblings",
+    [
+        ("cup", FOOD),
+        ("apple", "apple mushroom orange pear sweet_pepper".split()),
+        ("clock", "clock keyboard lamp telephone television".split()),
+        ("bee", "bee beetle butterfly caterpillar cockroach".split()),
+    ],
+)
 def test_a_superclass_of_cifar100_has_500_to_train_on_and_5_times_100_to_test(
-        monkeypatch, shared_cache, normal, siblings):
+    monkeypatch, shared_cache, normal, siblings
+):
     real("cifar100.npz")
     monkeypatch.setenv("ADLIB_CACHE", shared_cache)
     split = data.one_class("cifar100", normal, protocol="superclass", size=None)

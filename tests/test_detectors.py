@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from adlib.__main__ import main
 from PIL import Image
 
-from adlib import backbones, cbigan, detectors, register
-from adlib.__main__ import main
+from adlib import backbones, cbigan, detectors
+from repro import register
 
 
 CHANNELS = {"two_stage": 1, "shared_ae": 3, "feature_ae": 3, "cbigan": 1, "patch_ae": 3}
@@ -36,8 +37,9 @@ def small(which="shared_ae", seed=1):
     trained = dict(network.named_children())
     if "bank" in network.state_dict():
         trained["bank"] = torch.rand(network.bank.shape)
-    return detectors.assemble(paper, how, trained, image_size=SIZES.get(paper, 32), channels=CHANNELS[paper],
-                              method=paper, n_train=3)  # fmt: skip
+    return detectors.assemble(
+        paper, how, trained, image_size=SIZES.get(paper, 32), channels=CHANNELS[paper], method=paper, n_train=3
+    )
 
 
 def noise(detector, n=7, seed=0):
@@ -189,8 +191,10 @@ def test_the_threshold_is_a_score_of_a_normal_image_that_enough_of_them_do_not_e
 def test_own_images_are_laid_out_as_links_and_some_normal_ones_held_out(photos, tmp_path):
     normal = [photos / name for name in ("0.bmp", "1.png", "2.png", "3.png", "below/4.png", "below/5.png")] * 2
     held_out = detectors.lay_out(normal, [photos / "grey.png"], tmp_path / "set", held_out=0.25, seed=3)
-    names = {part: sorted(path.name for path in (tmp_path / "set" / part).iterdir())
-             for part in ("train/good", "test/good", "test/judged")}  # fmt: skip
+    names = {
+        part: sorted(path.name for path in (tmp_path / "set" / part).iterdir())
+        for part in ("train/good", "test/good", "test/judged")
+    }
     assert [len(some) for some in names.values()] == [9, 3, 1] and len(held_out) == 3
     assert names["test/good"] == [f"{i:06d}-{path.name}" for i, path in enumerate(held_out)]
     assert (tmp_path / "set" / "test" / "judged" / "000000-grey.png").resolve() == (photos / "grey.png").resolve()
@@ -257,8 +261,11 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
 def test_the_notebook_wants_both_folders_or_neither_and_names_an_empty_one(photos, tmp_path):
     cells = json.loads((Path(__file__).parents[1] / "notebooks" / "own_data.ipynb").read_text())["cells"]
     code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
-    for given, said in (({"normal": str(photos)}, "give both folders"), ({"judged": str(photos)}, "give both folders"),
-                        ({"normal": str(photos), "judged": str(tmp_path)}, "holds no images")):  # fmt: skip
+    for given, said in (
+        ({"normal": str(photos)}, "give both folders"),
+        ({"judged": str(photos)}, "give both folders"),
+        ({"normal": str(photos), "judged": str(tmp_path)}, "holds no images"),
+    ):
         names = {}
         exec(code["own-data-01"], names)
         names |= given

@@ -4,7 +4,7 @@ import sys
 import pytest
 import toy
 
-from adlib import display
+from repro import display
 
 
 class Terminal(io.StringIO):
@@ -19,6 +19,7 @@ def running(number=0, progress=None, since=0.0, normal="8"):
 @pytest.fixture
 def clock(monkeypatch):
     """A clock that the test sets: clock.now, seconds."""
+
     class Clock:
         now = 0.0
 
@@ -34,8 +35,9 @@ def test_a_status_counts_and_tells_the_time_left():
     assert display.status(0, 0, 4, 2, None) == "0 of 4 done, 2 running"
 
 
-@pytest.mark.parametrize("seconds, text", [(40.2, "40 s"), (89.9, "90 s"), (90, "2 min"), (5399, "1 h 30 min"),
-                                           (11100, "3 h 05 min")])  # fmt: skip
+@pytest.mark.parametrize(
+    "seconds, text", [(40.2, "40 s"), (89.9, "90 s"), (90, "2 min"), (5399, "1 h 30 min"), (11100, "3 h 05 min")]
+)
 def test_durations_read_as_people_say_them(seconds, text):
     assert display.duration(seconds) == text
 
@@ -62,7 +64,8 @@ def test_without_a_terminal_there_is_a_line_now_and_then(clock, capsys):
             shown.show(1, 0, [running(progress={"done": 1, "total": 2, "what": "toying"})])
     said = capsys.readouterr()
     assert said.err == "" and said.out.splitlines() == [
-        "1 of 4 done, 1 running, about 8 min left; toy digits 8 seed 0 quick, 5 min: toying, 1 of 2"]
+        "1 of 4 done, 1 running, about 8 min left; toy digits 8 seed 0 quick, 5 min: toying, 1 of 2"
+    ]
 
 
 def test_a_line_that_stays_says_how_far_the_sweep_is(clock, capsys):

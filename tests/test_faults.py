@@ -5,6 +5,7 @@
 The quick suite holds five kills and what needs no processes. Kills come at moments drawn from a fixed seed: so many
 events of the jobs after the last one, and so many polls more.
 """
+
 import errno
 import os
 import shutil
@@ -20,7 +21,7 @@ import pytest
 import toy
 from faults import Here, Ledger, Touches, failing, kill, of_sweep, stop, wait_for
 
-from adlib import results, sweep, worker
+from repro import results, sweep, worker
 
 
 TABLE = faults.Table()
@@ -99,12 +100,16 @@ def check_finished(one, ledger, call, *counts):
 
 # ---- SIGKILL -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("seed, kills", [
-    (0, ["kernel", "worker", "parent", "worker", "kernel"]),
-    pytest.param(1, ["parent", "kernel", "parent", "worker", "parent"], marks=pytest.mark.slow),
-    pytest.param(2, ["kernel", "kernel", "worker", "worker", "parent", "kernel"], marks=pytest.mark.slow),
-    pytest.param(3, ["worker", "parent", "kernel", "parent", "worker", "kernel"], marks=pytest.mark.slow),
-])  # fmt: skip
+
+@pytest.mark.parametrize(
+    "seed, kills",
+    [
+        (0, ["kernel", "worker", "parent", "worker", "kernel"]),
+        pytest.param(1, ["parent", "kernel", "parent", "worker", "parent"], marks=pytest.mark.slow),
+        pytest.param(2, ["kernel", "kernel", "worker", "worker", "parent", "kernel"], marks=pytest.mark.slow),
+        pytest.param(3, ["worker", "parent", "kernel", "parent", "worker", "kernel"], marks=pytest.mark.slow),
+    ],
+)
 def test_kills_at_any_moment_cost_no_row(arena, seed, kills):
     one, random = arena(small_jobs(7, steps=8, pace=0.1)), Random(seed)
     ledger, waiting, calls = Ledger(one.out, one.jobs), list(kills), 0
@@ -221,6 +226,7 @@ def begun(one):
 
 # ---- two sweeps at once --------------------------------------------------------------------------------------------
 
+
 @pytest.mark.slow
 def test_two_sweeps_of_the_same_jobs_at_once(arena):
     one, count = arena(small_jobs(5)), TABLE.of("two sweeps at once")
@@ -268,6 +274,7 @@ def test_a_second_sweep_may_come_between_any_two_touches_of_the_disk(here, monke
 
 
 # ---- a full disk, and results that cannot be written or read -------------------------------------------------------
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stays", [True, False])
@@ -319,10 +326,12 @@ def test_where_the_disk_is_full_a_sweep_ends_with_all_its_processes(arena, after
 
 # ---- damaged results -----------------------------------------------------------------------------------------------
 
+
 def files_of(out):
     """What stands under `out`, but for logs and lock files."""
-    return {path: path.read_bytes() for path in out.rglob("*")
-            if path.is_file() and path.suffix not in (".log", ".lock")}  # fmt: skip
+    return {
+        path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix not in (".log", ".lock")
+    }
 
 
 def test_a_result_file_cut_anywhere_is_named_and_left_as_it_is(here):

@@ -1,4 +1,5 @@
 """The hierarchical feature autoencoder: its equations against hand computation, its decoder against the literal one."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -30,8 +31,10 @@ def test_the_residual_is_half_the_squared_distance_of_the_normalised_vectors():
 
 def test_the_residual_and_its_gradient_are_those_of_the_equations_written_out():
     encoded, decoded = features(seed=1), [f.requires_grad_() for f in features(seed=2)]
-    literal = [(F.normalize(e, dim=1) - F.normalize(d, dim=1)).square().sum(1) / 2
-               for e, d in zip(encoded, decoded, strict=True)]
+    literal = [
+        (F.normalize(e, dim=1) - F.normalize(d, dim=1)).square().sum(1) / 2
+        for e, d in zip(encoded, decoded, strict=True)
+    ]
     ours = feature_ae.residuals(encoded, decoded)
     torch.testing.assert_close(ours, literal)
     wanted = torch.autograd.grad(sum(phi.square().sum() for phi in literal), decoded)
@@ -90,7 +93,7 @@ def test_a_finer_level_is_fed_with_what_was_rebuilt_not_with_what_was_encoded(de
     assert all(f.grad is None for f in encoded)
     decoder.zero_grad()
     maps = feature_ae.residuals([f.detach() for f in encoded], decoder(encoded[-1].detach()))
-    feature_ae.loss(maps[2:]).backward()   # level 3 is rebuilt first: nothing of levels 1 and 2 is in it
+    feature_ae.loss(maps[2:]).backward()  # level 3 is rebuilt first: nothing of levels 1 and 2 is in it
     assert [all(p.grad is None for p in level.parameters()) for level in decoder.levels] == [False, True, True]
 
 
@@ -134,8 +137,9 @@ def test_the_anomaly_map_points_where_the_residual_is_and_sigma_0_smooths_nothin
 
 
 def test_the_score_is_the_maximum_of_the_map():
-    assert feature_ae.score(torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.5]]])).tolist() == \
-        pytest.approx([0.9, 0.5])
+    assert feature_ae.score(
+        torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.5]]])
+    ).tolist() == pytest.approx([0.9, 0.5])
 
 
 def test_a_perfect_reconstruction_scores_nothing():
@@ -150,7 +154,7 @@ def test_a_score_depends_on_its_own_image_alone():
     encoder, _ = backbones.load("resnet18", "random")
     decoder = feature_ae.build()
     x = torch.rand(6, 3, 32, 32) * 2 - 1
-    decoder(encoder(x)[-1])   # in training mode: batch norm has something to forget
+    decoder(encoder(x)[-1])  # in training mode: batch norm has something to forget
     decoder.eval()
 
     def score(x):

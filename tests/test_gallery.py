@@ -2,19 +2,31 @@ import json
 
 import pytest
 
-from adlib import gallery, register
+from repro import gallery, register
 
 
 def executed(**changes):
     cells = [
-        {"cell_type": "code", "id": "a1b2c3", "execution_count": 1, "outputs": [],
-         "metadata": {"tags": ["injected-parameters"], "papermill": {"duration": 1}},
-         "source": 'seed = 0\nout_dir = "/tmp/adlib-xyz/1"\n'},
-        {"cell_type": "code", "id": "d4e5f6", "metadata": {"execution": {"iopub.status": "now"}}, "source": "plot()",
-         "execution_count": 2, "outputs": [
-             {"output_type": "stream", "name": "stdout", "text": [f"read {gallery.CHECKOUT}/notebooks/x\n"]},
-             {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBOR/tmp/abc"}}]},
-    ]  # fmt: skip
+        {
+            "cell_type": "code",
+            "id": "a1b2c3",
+            "execution_count": 1,
+            "outputs": [],
+            "metadata": {"tags": ["injected-parameters"], "papermill": {"duration": 1}},
+            "source": 'seed = 0\nout_dir = "/tmp/adlib-xyz/1"\n',
+        },
+        {
+            "cell_type": "code",
+            "id": "d4e5f6",
+            "metadata": {"execution": {"iopub.status": "now"}},
+            "source": "plot()",
+            "execution_count": 2,
+            "outputs": [
+                {"output_type": "stream", "name": "stdout", "text": [f"read {gallery.CHECKOUT}/notebooks/x\n"]},
+                {"output_type": "display_data", "metadata": {}, "data": {"image/png": "iVBOR/tmp/abc"}},
+            ],
+        },
+    ]
     metadata = {"papermill": {"input_path": "/somewhere"}, "language_info": {"version": "3.11.7"}}
     return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5, **changes}
 
@@ -52,26 +64,46 @@ def cell(name, source, kind="code", tags=(), output=None):
 
 @pytest.mark.parametrize("ids", ["of the source", "of a page"])
 def test_code_and_outputs_are_of_the_run_prose_and_rows_of_today(tmp_path, ids):
-    run = [cell("imports", "x = 1", output="old"), cell("parameters", "a = 1", tags=["parameters"]),
-           cell("random", "a = 3", tags=["injected-parameters"]),
-           cell("five", "## 5. Trainig", "markdown"), cell("training", "train(better=False)", output="of the run"),
-           cell("nine", "## 9. Claims, as they were", "markdown"), cell("of-rows", "print(x)", output="old"),
-           cell("of-run", "print(residuals)", output="of the run")]  # fmt: skip
+    run = [
+        cell("imports", "x = 1", output="old"),
+        cell("parameters", "a = 1", tags=["parameters"]),
+        cell("random", "a = 3", tags=["injected-parameters"]),
+        cell("five", "## 5. Trainig", "markdown"),
+        cell("training", "train(better=False)", output="of the run"),
+        cell("nine", "## 9. Claims, as they were", "markdown"),
+        cell("of-rows", "print(x)", output="old"),
+        cell("of-run", "print(residuals)", output="of the run"),
+    ]
     if ids == "of a page":  # hung by an earlier version: ids were numbers, and its header is the first cell
         run = [cell("x", "Profile **quick**", "markdown"), *run]
         run = [{**one, "id": f"cell-{number}"} for number, one in enumerate(run)]
-    source = [cell("imports", "x = 2", tags=["rows"]), cell("parameters", "a = 1", tags=["parameters"]),
-              cell("five", "## 5. Training", "markdown"), cell("training", "train(better=True)"),
-              cell("about", "The detector.", "markdown"), cell("detector", "save()"),
-              cell("nine", "## 9. Claims", "markdown"), cell("of-rows", "print(f'{x} rows')", tags=["rows"]),
-              cell("of-run", "print(residuals)"), cell("last", "What we make of it.", "markdown")]  # fmt: skip
+    source = [
+        cell("imports", "x = 2", tags=["rows"]),
+        cell("parameters", "a = 1", tags=["parameters"]),
+        cell("five", "## 5. Training", "markdown"),
+        cell("training", "train(better=True)"),
+        cell("about", "The detector.", "markdown"),
+        cell("detector", "save()"),
+        cell("nine", "## 9. Claims", "markdown"),
+        cell("of-rows", "print(f'{x} rows')", tags=["rows"]),
+        cell("of-run", "print(residuals)"),
+        cell("last", "What we make of it.", "markdown"),
+    ]
     whole = {"metadata": {}, "nbformat": 4, "nbformat_minor": 5}
     path = tmp_path / "toy.ipynb"
     path.write_text(json.dumps({**whole, "cells": source}))
     cells = json.loads(gallery.renewed(json.dumps({**whole, "cells": run}), path))["cells"]
     assert ["".join(one["source"]) for one in cells] == [
-        "x = 2", "a = 1", "a = 3", "## 5. Training", "train(better=False)", "## 9. Claims", "print(f'{x} rows')",
-        "print(residuals)", "What we make of it."]  # fmt: skip
+        "x = 2",
+        "a = 1",
+        "a = 3",
+        "## 5. Training",
+        "train(better=False)",
+        "## 9. Claims",
+        "print(f'{x} rows')",
+        "print(residuals)",
+        "What we make of it.",
+    ]
     assert [one["outputs"][0]["text"] for one in (cells[4], cells[7])] == [["of the run"]] * 2
     assert "".join(cells[6]["outputs"][0]["text"]) == "2 rows\n" and not cells[0]["outputs"]
 
@@ -115,6 +147,10 @@ def test_a_paper_without_a_place_in_the_gallery_is_an_error():
 
 def test_of_two_backbones_the_registers_first_is_shown():
     run = {"datasets": ["mnist"], "classes": ["8"]}
-    book = {"alpha": {"gallery": {"dataset": "mnist", "class": "8"}, "runs": [
-        {**run, "settings": {"backbone": "small"}}, {**run, "settings": {"backbone": "large"}}]}}  # fmt: skip
+    book = {
+        "alpha": {
+            "gallery": {"dataset": "mnist", "class": "8"},
+            "runs": [{**run, "settings": {"backbone": "small"}}, {**run, "settings": {"backbone": "large"}}],
+        }
+    }
     assert gallery.choose(book, "alpha")["settings"] == {"backbone": "small"}

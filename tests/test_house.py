@@ -1,4 +1,5 @@
 """What must agree across files, and what a reader of the repository relies on."""
+
 import csv
 import gzip
 import re
@@ -9,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from adlib import __main__ as program
-from adlib import metrics, pages, register, results
+from adlib import metrics
+from repro import __main__ as program
+from repro import pages, register, results
 
 
 ROOT = Path(__file__).resolve().parents[1]

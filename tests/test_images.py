@@ -32,9 +32,11 @@ def test_each_crop_is_a_window_of_its_own_padded_image_mirrored_or_not():
     for original, crop in zip(padded, out, strict=True):
         found = [
             (top, left, mirrored)
-            for top in range(5) for left in range(5) for mirrored in (False, True)
+            for top in range(5)
+            for left in range(5)
+            for mirrored in (False, True)
             if torch.equal(crop.flip(2) if mirrored else crop, original[:, top : top + 6, left : left + 6])
-        ]  # fmt: skip
+        ]
         assert len(found) == 1
         seen.update(found)
     assert len(seen) > 20 and {mirrored for *_, mirrored in seen} == {False, True}
@@ -81,7 +83,7 @@ def test_the_full_ssim_map_has_the_images_size_and_mirrors_them_at_their_edges(s
 
 
 @pytest.mark.parametrize("sigma", [0.7, 4.0])
-@pytest.mark.parametrize("shape", [(2, 3, 40, 33), (1, 1, 5, 9)])   # the second smaller than the window
+@pytest.mark.parametrize("shape", [(2, 3, 40, 33), (1, 1, 5, 9)])  # the second smaller than the window
 def test_gaussian_blur_is_scipys(sigma, shape):
     x = torch.rand(shape, generator=torch.Generator().manual_seed(0))
     wanted = [[gaussian_filter(channel, sigma) for channel in image] for image in x.numpy()]
@@ -152,8 +154,9 @@ def test_no_turned_crop_sees_a_black_corner():
 
 
 def test_crops_that_are_not_turned_are_windows_of_whole_pixels_and_parts():
-    crops = images.random_rotated_crops(places(1, 20, 20), torch.zeros(50).long(), 4, 0, 0,
-                                        torch.Generator().manual_seed(0))  # fmt: skip
+    crops = images.random_rotated_crops(
+        places(1, 20, 20), torch.zeros(50).long(), 4, 0, 0, torch.Generator().manual_seed(0)
+    )
     torch.testing.assert_close(crops - crops[:, :, :1, :1], places(50, 4, 4), rtol=0, atol=1e-4)
     first = crops[:, :, 0, 0]
     assert first.min() < 1 and first.max() > 15 and (first % 1).std() > 0.2

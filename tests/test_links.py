@@ -1,4 +1,5 @@
 """Links of the README, the pages of results/ and all notebooks: what they lead to is there, headings included."""
+
 import json
 import re
 from pathlib import Path
@@ -7,8 +8,12 @@ import pytest
 
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [*ROOT.glob("*.md"), *(ROOT / "results").glob("*.md"), *(ROOT / "notebooks").glob("*.ipynb"),
-         *(ROOT / "results" / "gallery").glob("*.ipynb")]  # fmt: skip
+PAGES = [
+    *ROOT.glob("*.md"),
+    *(ROOT / "results").glob("*.md"),
+    *(ROOT / "notebooks").glob("*.ipynb"),
+    *(ROOT / "results" / "gallery").glob("*.ipynb"),
+]
 
 
 def prose(path):

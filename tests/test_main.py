@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import toy
 
-from adlib import __main__ as program
-from adlib import register, standins, sweep
+from repro import __main__ as program
+from repro import register, standins, sweep
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -42,7 +42,7 @@ print("a path of this machine:", os.getcwd())
 """
 SUMMARY = """\
 import pathlib
-from adlib import results
+from repro import results
 rows = results.read(pathlib.Path(results_dir, "toy.csv"))
 pathlib.Path(out_dir, "summary.md").write_text(f"# All\\n\\n## Ours\\n\\n| method | n |\\n|---|---|\\n| toy | {len(rows)} |\\n")
 """  # noqa: E501
@@ -51,59 +51,61 @@ pathlib.Path(out_dir, "summary.md").write_text(f"# All\\n\\n## Ours\\n\\n| metho
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout with the toy paper alone."""
-    shutil.copytree(CHECKOUT / "adlib", tmp_path / "adlib", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("adlib", "repro"):
+        shutil.copytree(CHECKOUT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     toy.write_notebook(tmp_path / "notebooks")
     (tmp_path / "notebooks" / "toy.ipynb").write_text(
         toy.notebook(toy.PARAMETERS, toy.BODY, toy.TROUBLE, PICTURE, toy.SAVE)
     )
-    (tmp_path / "notebooks" / "summary.ipynb").write_text(
-        toy.notebook("results_dir = None\nout_dir = None", SUMMARY)
-    )
+    (tmp_path / "notebooks" / "summary.ipynb").write_text(toy.notebook("results_dir = None\nout_dir = None", SUMMARY))
     (tmp_path / "experiments.toml").write_text(REGISTER)
     return tmp_path
 
 
 def run(checkout, *words):
-    return subprocess.run([sys.executable, "-m", "adlib", *words], cwd=checkout, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "repro", *words], cwd=checkout, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("words, said", [
-    (["reproduce", "PAPER=two_stage"], "PAPERS="),
-    (["reproduce", "two_stage"], "PAPERS="),
-    (["reproduce", "PAPERS=three_stage"], "choices: two_stage"),
-    (["reproduce", "PROFILE=slow"], "choices: demo, quick, paper"),
-    (["reproduce", "DATASETS=svhn"], "choices: mnist"),
-    (["reproduce", "DATASETS=mnist", "CLASSES=cat"], "'cat'"),
-    (["reproduce", "PROTOCOLS=70-30"], "choices: official, 80-20"),
-    (["reproduce", "SEEDS=one"], "SEEDS takes whole numbers"),
-    (["reproduce", "JOBS=0"], "JOBS is at least 1"),
-    (["reproduce", "JOBS=many"], "JOBS takes whole numbers"),
-    (["reproduce", "DEVICE=gpu"], "choices: auto, cpu, cuda"),
-    (["reproduce", "FORCE=yes"], "FORCE is 1 or 0"),
-    (["plan", "CROSS=all"], "CROSS is 1 or 0"),
-    (["reproduce", "SET=0.3"], "SET takes name=value"),
-    (["reproduce", "PAPERS=two_stage", "SET=no_such_setting=1"], "no parameter 'no_such_setting'"),
-    (["reproduce", "PAPERS=two_stage", "SEEDS=99", f"OUT={CHECKOUT / 'results'}"], "results/ holds only"),
-    (["reproduce", "PROFILE=demo", f"OUT={CHECKOUT / 'results'}"], "no demo"),
-    (["gallery", "PAPERS=three_stage"], "three_stage"),
-    (["summary", "OUT=/no/such/folder"], "run reproduce first"),
-    (["data"], "names of datasets"),
-    (["data", "svhn"], "svhn"),
-    (["replicate"], "commands: plan, reproduce"),
-    (["score", "detector.pt"], "score takes a detector and image files"),
-    (["score", "/no/such.pt", "photos"], "there is no detector /no/such.pt"),
-    (["score", "a.pt", "photos", "DEVICE=gpu"], "choices: auto, cpu, cuda"),
-    (["plan", "PAPERS=three_stage"], "choices: two_stage"),
-    (["verify"], "say which by PAPERS"),
-    (["verify", "PAPERS=three_stage"], "choices: two_stage"),
-    (["verify", "PAPERS=cbigan", "CLASSES=screw"], "none of these jobs has rows"),
-    (["rehearse", "PAPERS=three_stage"], "no notebook"),
-    (["rehearse", "DATASETS=svhn"], "choices: mnist"),
-    (["reproduce", "GPUS=0", "DEVICE=cpu"], "one of the two"),
-    (["reproduce", "PAPERS=two_stage", "GPUS=99"], "there is no GPU 99"),
-    (["reproduce", "RESOURCES=GPU=1"], "give SCHEDULER too"),
-    (["reproduce", "SCHEDULER=tcp://127.0.0.1:9", "RESOURCES=GPU"], "NAME=AMOUNT"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["reproduce", "PAPER=two_stage"], "PAPERS="),
+        (["reproduce", "two_stage"], "PAPERS="),
+        (["reproduce", "PAPERS=three_stage"], "choices: two_stage"),
+        (["reproduce", "PROFILE=slow"], "choices: demo, quick, paper"),
+        (["reproduce", "DATASETS=svhn"], "choices: mnist"),
+        (["reproduce", "DATASETS=mnist", "CLASSES=cat"], "'cat'"),
+        (["reproduce", "PROTOCOLS=70-30"], "choices: official, 80-20"),
+        (["reproduce", "SEEDS=one"], "SEEDS takes whole numbers"),
+        (["reproduce", "JOBS=0"], "JOBS is at least 1"),
+        (["reproduce", "JOBS=many"], "JOBS takes whole numbers"),
+        (["reproduce", "DEVICE=gpu"], "choices: auto, cpu, cuda"),
+        (["reproduce", "FORCE=yes"], "FORCE is 1 or 0"),
+        (["plan", "CROSS=all"], "CROSS is 1 or 0"),
+        (["reproduce", "SET=0.3"], "SET takes name=value"),
+        (["reproduce", "PAPERS=two_stage", "SET=no_such_setting=1"], "no parameter 'no_such_setting'"),
+        (["reproduce", "PAPERS=two_stage", "SEEDS=99", f"OUT={CHECKOUT / 'results'}"], "results/ holds only"),
+        (["reproduce", "PROFILE=demo", f"OUT={CHECKOUT / 'results'}"], "no demo"),
+        (["gallery", "PAPERS=three_stage"], "three_stage"),
+        (["summary", "OUT=/no/such/folder"], "run reproduce first"),
+        (["data"], "names of datasets"),
+        (["data", "svhn"], "svhn"),
+        (["replicate"], "commands: plan, reproduce"),
+        (["score", "detector.pt"], "score takes a detector and image files"),
+        (["score", "/no/such.pt", "photos"], "there is no detector /no/such.pt"),
+        (["score", "a.pt", "photos", "DEVICE=gpu"], "choices: auto, cpu, cuda"),
+        (["plan", "PAPERS=three_stage"], "choices: two_stage"),
+        (["verify"], "say which by PAPERS"),
+        (["verify", "PAPERS=three_stage"], "choices: two_stage"),
+        (["verify", "PAPERS=cbigan", "CLASSES=screw"], "none of these jobs has rows"),
+        (["rehearse", "PAPERS=three_stage"], "no notebook"),
+        (["rehearse", "DATASETS=svhn"], "choices: mnist"),
+        (["reproduce", "GPUS=0", "DEVICE=cpu"], "one of the two"),
+        (["reproduce", "PAPERS=two_stage", "GPUS=99"], "there is no GPU 99"),
+        (["reproduce", "RESOURCES=GPU=1"], "give SCHEDULER too"),
+        (["reproduce", "SCHEDULER=tcp://127.0.0.1:9", "RESOURCES=GPU"], "NAME=AMOUNT"),
+    ],
+)
 def test_a_bad_word_is_one_sentence_and_exit_code_2(words, said, capsys):
     assert program.main(words) == 2
     error = capsys.readouterr().err
@@ -205,13 +207,18 @@ def test_a_full_disk_is_a_sentence(monkeypatch, capsys):
 
 
 def test_a_failing_job_makes_exit_code_1_and_ctrl_c_130_without_traceback(checkout):
-    words = [sys.executable, "-m", "adlib", "reproduce", "PROFILE=quick", "JOBS=1", "OUT=out"]
+    words = [sys.executable, "-m", "repro", "reproduce", "PROFILE=quick", "JOBS=1", "OUT=out"]
     log = checkout / "log"
     failed = subprocess.run([*words, "SET=trouble=cell", "CLASSES=8"], cwd=checkout, capture_output=True, text=True)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "failed: toy digits 8 seed 0 quick" in failed.stdout
-    parent = subprocess.Popen([*words, f"SET=trouble='until told',log={log}", "CLASSES=7"], cwd=checkout,
-                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    parent = subprocess.Popen(
+        [*words, f"SET=trouble='until told',log={log}", "CLASSES=7"],
+        cwd=checkout,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     end = time.monotonic() + 60
     while not log.exists():
         assert time.monotonic() < end and parent.poll() is None

@@ -1,12 +1,13 @@
 """All metrics: hand-computed cases, values of other implementations, what must not change them, and errors."""
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adlib import results
 from adlib.metrics import aupro, auroc, balanced_accuracy, localisation, pixel_auroc, roc_curve
+from repro import results
 
 
 tried = settings(deadline=None, derandomize=True, max_examples=60)  # the same cases in every run, at any speed
@@ -111,17 +112,20 @@ def test_pairs_of_more_images_than_32_bits_count_do_not_overflow():
 
 
 @pytest.mark.parametrize("metric", [auroc, balanced_accuracy, roc_curve])
-@pytest.mark.parametrize("scores, labels, message", [
-    ([1, 2, 3], [True, False], r"scores and is_anomalous must both be \(N,\), not \(3,\) and \(2,\)"),
-    ([[1, 2]], [[True, False]], r"must both be \(N,\), not \(1, 2\)"),
-    ([1.0, float("nan")], [True, False], "1 of 2 values in scores are not finite"),
-    ([1.0, float("inf")], [True, False], "1 of 2 values in scores are not finite"),
-    ([1.0, 2.0], [True, True], "no normal image among the 2"),
-    ([1.0, 2.0], [False, False], "no anomalous image among the 2"),
-    ([], [], "no anomalous image among the 0"),
-    ([1.0, 2.0], [0, 2], "is_anomalous must hold booleans"),
-    (["a", "b"], [True, False], "scores must be real numbers"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "scores, labels, message",
+    [
+        ([1, 2, 3], [True, False], r"scores and is_anomalous must both be \(N,\), not \(3,\) and \(2,\)"),
+        ([[1, 2]], [[True, False]], r"must both be \(N,\), not \(1, 2\)"),
+        ([1.0, float("nan")], [True, False], "1 of 2 values in scores are not finite"),
+        ([1.0, float("inf")], [True, False], "1 of 2 values in scores are not finite"),
+        ([1.0, 2.0], [True, True], "no normal image among the 2"),
+        ([1.0, 2.0], [False, False], "no anomalous image among the 2"),
+        ([], [], "no anomalous image among the 0"),
+        ([1.0, 2.0], [0, 2], "is_anomalous must hold booleans"),
+        (["a", "b"], [True, False], "scores must be real numbers"),
+    ],
+)
 def test_what_is_wrong_with_the_input_is_said(metric, scores, labels, message):
     with pytest.raises(ValueError, match=message):
         metric(scores, labels)
@@ -264,7 +268,8 @@ def test_the_order_of_the_images_changes_neither_pixel_metric(case, random):
 def test_mirrored_and_turned_images_have_the_same_regions(case):
     maps, masks = case
     assert localisation(maps, masks) == pytest.approx(
-        localisation(np.rot90(maps[:, ::-1], axes=(1, 2)), np.rot90(masks[:, ::-1], axes=(1, 2))), abs=1e-12)
+        localisation(np.rot90(maps[:, ::-1], axes=(1, 2)), np.rot90(masks[:, ::-1], axes=(1, 2))), abs=1e-12
+    )
 
 
 @pytest.fixture(scope="module")
@@ -333,17 +338,20 @@ def test_the_pixel_metrics_are_plain_floats_under_the_names_of_the_result_rows()
 
 
 @pytest.mark.parametrize("metric", [pixel_auroc, aupro, localisation])
-@pytest.mark.parametrize("maps, masks, message", [
-    ([[[1, 2]]], [[[True]]], r"maps and masks must both be \(N, H, W\), not \(1, 1, 2\) and \(1, 1, 1\)"),
-    ([[1, 2]], [[True, False]], r"maps and masks must both be \(N, H, W\), not \(1, 2\) and \(1, 2\)"),
-    ([[[1.0, float("nan")]]], [[[True, False]]], "1 of 2 values in maps are not finite"),
-    ([[[1.0, -float("inf")]]], [[[True, False]]], "1 of 2 values in maps are not finite"),
-    ([[[1, 2]]], [[[0, 255]]], "masks must hold booleans"),
-    ([[["a", "b"]]], [[[True, False]]], "maps must be real numbers"),
-    ([[[1, 2]]], [[[False, False]]], "no defective pixel in the masks"),
-    ([[[1, 2]]], [[[True, True]]], "no defect-free pixel in the masks"),
-    (np.empty((0, 2, 2)), np.empty((0, 2, 2), bool), "no defective pixel in the masks"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "maps, masks, message",
+    [
+        ([[[1, 2]]], [[[True]]], r"maps and masks must both be \(N, H, W\), not \(1, 1, 2\) and \(1, 1, 1\)"),
+        ([[1, 2]], [[True, False]], r"maps and masks must both be \(N, H, W\), not \(1, 2\) and \(1, 2\)"),
+        ([[[1.0, float("nan")]]], [[[True, False]]], "1 of 2 values in maps are not finite"),
+        ([[[1.0, -float("inf")]]], [[[True, False]]], "1 of 2 values in maps are not finite"),
+        ([[[1, 2]]], [[[0, 255]]], "masks must hold booleans"),
+        ([[["a", "b"]]], [[[True, False]]], "maps must be real numbers"),
+        ([[[1, 2]]], [[[False, False]]], "no defective pixel in the masks"),
+        ([[[1, 2]]], [[[True, True]]], "no defect-free pixel in the masks"),
+        (np.empty((0, 2, 2)), np.empty((0, 2, 2), bool), "no defective pixel in the masks"),
+    ],
+)
 def test_what_is_wrong_with_maps_and_masks_is_said(metric, maps, masks, message):
     with pytest.raises(ValueError, match=message):
         metric(maps, masks)

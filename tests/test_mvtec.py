@@ -1,4 +1,5 @@
 """MVTec AD: its categories in folders and in the official archive, and every way an archive can be wrong."""
+
 import hashlib
 import io
 import os
@@ -13,8 +14,9 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import __main__ as commands
-from adlib import data, mvtec
+from repro import __main__ as commands
+from repro import data
+from repro.data import mvtec
 
 
 # Train good, test good, test defective, as the dataset's own paper counts them.
@@ -22,6 +24,7 @@ COUNTS = {"bottle": (209, 20, 63), "pill": (267, 26, 141), "screw": (320, 41, 11
 
 
 # ---- a small MVTec: bottle in color, screw in grey, of different sizes and not square
+
 
 def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
@@ -75,10 +78,26 @@ def downloads():
 
 # ---- folders
 
+
 def test_all_categories_are_named_in_the_order_of_the_papers_without_any_data(monkeypatch):
     monkeypatch.delenv("ADLIB_DATA", raising=False)
-    assert data.class_names("mvtec") == ["carpet", "grid", "leather", "tile", "wood", "bottle", "cable", "capsule",
-                                         "hazelnut", "metal_nut", "pill", "screw", "toothbrush", "transistor", "zipper"]
+    assert data.class_names("mvtec") == [
+        "carpet",
+        "grid",
+        "leather",
+        "tile",
+        "wood",
+        "bottle",
+        "cable",
+        "capsule",
+        "hazelnut",
+        "metal_nut",
+        "pill",
+        "screw",
+        "toothbrush",
+        "transistor",
+        "zipper",
+    ]
     assert data.class_index("mvtec", "Metal Nut") == 9
 
 
@@ -141,10 +160,16 @@ def test_a_missing_category_is_named_with_those_there_and_what_to_put_where(tree
     for call in (lambda: data.one_class("mvtec", "cable"), lambda: data.load("mvtec", "test", 16)):
         with pytest.raises(FileNotFoundError) as error:
             call()
-        for part in ("mvtec/", "mvtec_anomaly_detection.tar.xz", "www.mvtec.com/company/research/datasets/mvtec-ad",
-                     "CC BY-NC-SA 4.0", f"ADLIB_DATA names (now {tree.parent})", "ADLIB_OFFLINE=0"):
+        for part in (
+            "mvtec/",
+            "mvtec_anomaly_detection.tar.xz",
+            "www.mvtec.com/company/research/datasets/mvtec-ad",
+            "CC BY-NC-SA 4.0",
+            f"ADLIB_DATA names (now {tree.parent})",
+            "ADLIB_OFFLINE=0",
+        ):
             assert part in str(error.value)
-        shutil.rmtree(tree, ignore_errors=True)   # and once more, with nothing there at all
+        shutil.rmtree(tree, ignore_errors=True)  # and once more, with nothing there at all
     assert "there is no category" in str(error.value)
 
 
@@ -188,7 +213,7 @@ def test_a_category_with_one_kind_of_test_images_is_an_error_that_names_no_other
 
 def test_images_of_any_size_are_resized_with_their_masks(tree):
     wide, small = np.zeros((9, 40), np.uint8), np.zeros((50, 21), np.uint8)
-    wide[:, 20:], small[30, 7] = 1, 255   # any value but 0 is defect, and one pixel may vanish
+    wide[:, 20:], small[30, 7] = 1, 255  # any value but 0 is defect, and one pixel may vanish
     for kind, mask in (("bent", wide), ("cut", small)):
         save(tree / "screw" / "test" / kind / "000.png", pixels(*mask.shape))
         save(tree / "screw" / "ground_truth" / kind / "000_mask.png", mask)
@@ -222,11 +247,14 @@ def test_no_other_protocol_is_known(tree):
 def test_the_command_data_prepares_all_categories(tree, capsys):
     assert commands.main(["data", "mvtec"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.partition(", folder:")[0] for line in lines] == ["mvtec train: 12 images, (3, 32, 32)",
-                                                                  "mvtec test: 8 images, (3, 32, 32)"]
+    assert [line.partition(", folder:")[0] for line in lines] == [
+        "mvtec train: 12 images, (3, 32, 32)",
+        "mvtec test: 8 images, (3, 32, 32)",
+    ]
 
 
 # ---- the official archive
+
 
 def write_archive(path, monkeypatch, top="", extra=()):
     """The small MVTec as an archive whose checksum is made the official one; `extra` are members to add."""
@@ -235,7 +263,7 @@ def write_archive(path, monkeypatch, top="", extra=()):
         for category in ("bottle", "screw"):
             for found in sorted((path.parent / "packed" / category).rglob("*")):
                 member = archive.gettarinfo(found, top + found.relative_to(path.parent / "packed").as_posix())
-                member.mode = 0o555 if member.isdir() else 0o444   # as in the official one
+                member.mode = 0o555 if member.isdir() else 0o444  # as in the official one
                 archive.addfile(member, io.BytesIO(found.read_bytes()) if member.isreg() else None)
         for member in extra:
             archive.addfile(member, io.BytesIO(b"data") if member.isreg() else None)
@@ -268,7 +296,7 @@ def test_load_unpacks_the_archive_for_what_is_not_unpacked(archive, monkeypatch)
     write_category(archive.parent / "mvtec" / "bottle", 8, 8, 3, n=4)
     images = data.load("mvtec", "train", size=8)
     assert len(images.images) == 4 + 6 and images.files[-1] == "screw/train/good/005.png"
-    assert images.source.startswith("folder:")   # not all of it is from the archive
+    assert images.source.startswith("folder:")  # not all of it is from the archive
 
 
 def test_what_the_archive_makes_read_only_can_be_deleted_again(archive):
@@ -310,13 +338,23 @@ def member(name, kind=tarfile.REGTYPE, to=""):
     return one
 
 
-@pytest.mark.parametrize("bad", [
-    member("../outside"), member("bottle/../../../outside"), member("/tmp/adlib-outside"),
-    member("../outside", tarfile.DIRTYPE), member("bottle/link", tarfile.SYMTYPE, "../../../outside"),
-    member("bottle/link", tarfile.SYMTYPE, "/tmp"), member("bottle/inside", tarfile.SYMTYPE, "train"),
-    member("bottle/hard", tarfile.LNKTYPE, "../../outside"),
-    member("bottle/device", tarfile.CHRTYPE), member("bottle/disk", tarfile.BLKTYPE),
-    member("bottle/pipe", tarfile.FIFOTYPE)], ids=lambda one: f"{one.name} {one.type.decode()} {one.linkname}")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        member("../outside"),
+        member("bottle/../../../outside"),
+        member("/tmp/adlib-outside"),
+        member("../outside", tarfile.DIRTYPE),
+        member("bottle/link", tarfile.SYMTYPE, "../../../outside"),
+        member("bottle/link", tarfile.SYMTYPE, "/tmp"),
+        member("bottle/inside", tarfile.SYMTYPE, "train"),
+        member("bottle/hard", tarfile.LNKTYPE, "../../outside"),
+        member("bottle/device", tarfile.CHRTYPE),
+        member("bottle/disk", tarfile.BLKTYPE),
+        member("bottle/pipe", tarfile.FIFOTYPE),
+    ],
+    ids=lambda one: f"{one.name} {one.type.decode()} {one.linkname}",
+)
 def test_a_dangerous_member_is_named_and_nothing_is_kept(root, monkeypatch, tmp_path, bad):
     write_archive(root / mvtec.ARCHIVE, monkeypatch, extra=[bad])
     with pytest.raises(ValueError, match=f"tar.xz is refused: its member '{bad.name}'"):
@@ -326,11 +364,13 @@ def test_a_dangerous_member_is_named_and_nothing_is_kept(root, monkeypatch, tmp_
 
 
 def test_an_unpacking_that_is_killed_leaves_no_category_with_missing_files(archive):
-    code = ("import os, tarfile\nfrom adlib import data, mvtec\n"
-            f"mvtec.SHA256, safe, seen = {mvtec.SHA256!r}, tarfile.data_filter, []\n"
-            "def killed(member, folder):\n    seen.append(member.name)\n"
-            "    return safe(member, folder) if len(seen) < 12 else os._exit(9)\n"
-            "tarfile.data_filter = killed\ndata.one_class('mvtec', 'bottle', size=8)")
+    code = (
+        "import os, tarfile\nfrom repro import data\nfrom repro.data import mvtec\n"
+        f"mvtec.SHA256, safe, seen = {mvtec.SHA256!r}, tarfile.data_filter, []\n"
+        "def killed(member, folder):\n    seen.append(member.name)\n"
+        "    return safe(member, folder) if len(seen) < 12 else os._exit(9)\n"
+        "tarfile.data_filter = killed\ndata.one_class('mvtec', 'bottle', size=8)"
+    )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 9
     assert downloads() == ["mvtec.unpacking"] and len(list((cache() / "downloads").rglob("*.png"))) > 0
     split = data.one_class("mvtec", "bottle", size=8)
@@ -345,6 +385,7 @@ def test_a_python_that_cannot_unpack_safely_says_so(archive, monkeypatch):
 
 
 # ---- downloads, from a file in place of MVTec's server
+
 
 @pytest.fixture
 def server(tmp_path, monkeypatch):
@@ -397,6 +438,7 @@ def test_offline_nothing_is_downloaded(server, monkeypatch):
 
 
 # ---- real images, where there are any
+
 
 @pytest.mark.parametrize("category", COUNTS)
 def test_a_category_has_the_official_numbers_of_images(category):

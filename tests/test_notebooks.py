@@ -1,4 +1,5 @@
 """What every notebook's source keeps to; `make test` also executes each with nbval (its path stands in testpaths)."""
+
 import ast
 import builtins
 import json
@@ -68,7 +69,7 @@ def test_a_papers_notebook_has_the_nine_headings(paper):
 
 def test_the_same_seed_gives_the_same_row_and_the_same_scores_and_another_seed_does_not(tmp_path):
     """The whole chain on a few images: training, scoring and metrics of a real notebook, twice in fresh kernels."""
-    from adlib import register, results, sweep
+    from repro import register, results, sweep
 
     small = {"n_train": 16, "rotation_epochs": 1, "decoder_epochs": 1}
     outcomes = []
@@ -93,7 +94,11 @@ def test_cells_tagged_rows_need_nothing_but_each_other(path):
         tree = ast.parse("".join(cell["source"]))
         names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
         known |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        known |= {(alias.asname or alias.name).split(".")[0] for node in ast.walk(tree)
-                  if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names}  # fmt: skip
+        known |= {
+            (alias.asname or alias.name).split(".")[0]
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Import, ast.ImportFrom))
+            for alias in node.names
+        }
         known |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
         assert {node.id for node in names if isinstance(node.ctx, ast.Load)} <= known, cell["id"]

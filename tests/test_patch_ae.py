@@ -1,4 +1,5 @@
 """The patch-wise autoencoder: which pixel sees which vector, eq. (3) by hand, PatchCore's features and scores."""
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +9,7 @@ from adlib import backbones, images, neighbours, patch_ae
 
 @pytest.fixture(scope="module")
 def backbone():
-    return backbones.load("resnet18", "random")[0]   # layer2 and layer3 of 128 and 256 channels
+    return backbones.load("resnet18", "random")[0]  # layer2 and layer3 of 128 and 256 channels
 
 
 def noise(*shape, seed=0):
@@ -18,7 +19,7 @@ def noise(*shape, seed=0):
 def enlarged(maps, factor):
     """(..., h, w) -> (..., factor h, factor w), bilinear with pixel centres at halves, written out."""
     for _ in range(2):
-        maps = np.moveaxis(maps, -1, -2)   # one axis, then the other
+        maps = np.moveaxis(maps, -1, -2)  # one axis, then the other
         out = np.empty((*maps.shape[:-2], factor * maps.shape[-2], maps.shape[-1]))
         for i in range(out.shape[-2]):
             place = max((i + 0.5) / factor - 0.5, 0)
@@ -59,7 +60,7 @@ def test_the_imagewise_decoder_mixes_neighbouring_vectors():
     image = decoder(r)
     assert image.shape == (2, 1, 24, 32)
     seen = torch.autograd.grad(image[0, 0, 8:16, 8:16].sum(), r)[0].abs().sum(1) > 0
-    assert seen[0, :, :3].all() and not seen[1].any()   # its eight neighbours too, and no other image
+    assert seen[0, :, :3].all() and not seen[1].any()  # its eight neighbours too, and no other image
 
 
 def test_patch_norm_is_mean_0_and_variance_1_over_all_values_of_a_patch():
@@ -95,7 +96,7 @@ def test_the_loss_is_eq_3_written_out(alpha, channels):
             p, q = a[:, top : top + 8], b[:, top : top + 8]
             norm_p, norm_q = ((v - v.mean()) / np.sqrt(v.var(ddof=1) + 1e-6) for v in (p, q))
             total += alpha * np.sqrt(((norm_p - norm_q) ** 2).sum()) + (1 - alpha) * np.sqrt(((p - q) ** 2).sum())
-    assert patch_ae.loss(rebuilt, x, alpha).item() == pytest.approx(total / 3, rel=1e-5)   # the mean over images
+    assert patch_ae.loss(rebuilt, x, alpha).item() == pytest.approx(total / 3, rel=1e-5)  # the mean over images
 
 
 def test_alpha_chooses_between_values_and_contrast():
@@ -103,7 +104,7 @@ def test_alpha_chooses_between_values_and_contrast():
     x = noise(2, 3, 16, 16)
     assert patch_ae.loss(x + 0.1, x, alpha=0).item() == pytest.approx(4 * 0.1 * 192**0.5, rel=1e-5)
     assert patch_ae.loss(2 * x + 0.1, x, alpha=1).item() == pytest.approx(0, abs=1e-3)
-    assert patch_ae.loss(x + 0.1, x).item() == pytest.approx(4 * 0.1 * 192**0.5 / 2, rel=1e-4)   # one half of each
+    assert patch_ae.loss(x + 0.1, x).item() == pytest.approx(4 * 0.1 * 192**0.5 / 2, rel=1e-4)  # one half of each
     assert patch_ae.loss(x + 0.1, x, alpha=0, patch=4).item() == pytest.approx(16 * 0.1 * 48**0.5, rel=1e-5)
 
 
@@ -157,7 +158,7 @@ def test_r_is_two_1x1_convolutions_each_with_a_relu(backbone):
 
 def test_build_gives_encoder_and_decoder_and_their_settings(backbone):
     model = patch_ae.build(backbone)
-    assert model.encoder.reduce[0].weight.shape[:2] == (192, 384)   # half of both layers together
+    assert model.encoder.reduce[0].weight.shape[:2] == (192, 384)  # half of both layers together
     assert isinstance(model.decoder, patch_ae.Decoder) and model.decoder[0].weight.shape[:2] == (256, 192)
     grey = patch_ae.build(backbone, channels=7, hidden=8, imagewise=True, image_channels=1)
     assert isinstance(grey.decoder, patch_ae.ImagewiseDecoder)
@@ -236,8 +237,9 @@ def test_vectors_come_image_by_image_and_row_by_row():
 
 
 def test_the_score_is_the_largest_distance():
-    assert patch_ae.score(torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.5]]])).tolist() == \
-        pytest.approx([0.9, 0.5])
+    assert patch_ae.score(torch.tensor([[[0.1, 0.9], [0.2, 0.3]], [[0.0, 0.0], [0.0, 0.5]]])).tolist() == pytest.approx(
+        [0.9, 0.5]
+    )
 
 
 def found(features, bank):
@@ -266,7 +268,7 @@ def test_reweighting_is_patchcores_eq_7(k):
     features, bank = noise(5, 4, 3, 2, seed=1), noise(20, 4, seed=2)
     ours = patch_ae.reweighted(features, *found(features, bank), bank, k)
     assert ours.shape == (5,)
-    np.testing.assert_allclose(ours, naive_reweighted(features, bank, k), rtol=1e-5)   # 30: cut to all 20
+    np.testing.assert_allclose(ours, naive_reweighted(features, bank, k), rtol=1e-5)  # 30: cut to all 20
     plain = patch_ae.score(found(features, bank)[0])
     assert ((1 - 1 / min(k, 20)) * plain - 1e-6 <= ours).all() and (ours < plain).all()
 
@@ -305,7 +307,7 @@ def test_the_anomaly_map_points_where_the_distance_is():
 def test_a_score_depends_on_its_own_image_alone(backbone):
     """Shuffled, split and repeated, each image keeps its scores."""
     torch.manual_seed(0)
-    model = patch_ae.build(backbone, channels=16).train()   # in training mode too
+    model = patch_ae.build(backbone, channels=16).train()  # in training mode too
     x = noise(6, 3, 32, 32, seed=1)
 
     def score(x):

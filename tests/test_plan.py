@@ -5,7 +5,9 @@ import numpy as np
 import pytest
 import torch
 
-from adlib import backbones, cache, coil100, data, mvtec, plan, readers, register, results, standins
+from adlib import backbones
+from repro import data, plan, register, results, standins
+from repro.data import cache, coil100, mvtec, readers
 
 
 CPU, GPU = "cpu (1 threads)", "NVIDIA H100"
@@ -19,8 +21,9 @@ def row(of, method="toy", device=CPU, **values):
     """A row of a job, as the sweep writes it."""
     names = ("paper", "dataset", "protocol", "class", "seed", "profile")
     settings = json.dumps(of["settings"], sort_keys=True, separators=(",", ":"))
-    return results.row(**{name: of[name] for name in names}, method=method, device=device, settings=settings,
-                       job=of["id"], **values)  # fmt: skip
+    return results.row(
+        **{name: of[name] for name in names}, method=method, device=device, settings=settings, job=of["id"], **values
+    )
 
 
 @pytest.fixture
@@ -38,10 +41,16 @@ def names(jobs):
 # ---- what is missing -----------------------------------------------------------------------------------------------
 
 NEEDY = [
-    job("digits"), job("textures", "weave"), job("mnist"), job("mnist", "3"), job("coil100", "obj7", protocol="80-20"),
-    job("mvtec", "bottle", image_size=256), job("mvtec", "screw", backbone="resnet18", weights="imagenet"),
-    job(backbone="resnet18", weights="random"), job(backbone="resnet18"),
-]  # fmt: skip
+    job("digits"),
+    job("textures", "weave"),
+    job("mnist"),
+    job("mnist", "3"),
+    job("coil100", "obj7", protocol="80-20"),
+    job("mvtec", "bottle", image_size=256),
+    job("mvtec", "screw", backbone="resnet18", weights="imagenet"),
+    job(backbone="resnet18", weights="random"),
+    job(backbone="resnet18"),
+]
 
 
 def test_a_bare_machine_lacks_all_but_what_is_embedded_and_says_where_it_goes(root):
@@ -49,8 +58,12 @@ def test_a_bare_machine_lacks_all_but_what_is_embedded_and_says_where_it_goes(ro
     assert list(found) == ["mnist", "coil100", "mvtec bottle", "mvtec screw", "weights of resnet18"]
     assert [one["n_jobs"] for one in found.values()] == [2, 1, 1, 1, 1]
     assert not any(one["is_downloaded"] for one in found.values()), "ADLIB_OFFLINE=1"
-    for what, part in (("mnist", "MNIST/raw/"), ("coil100", coil100.PAGE), ("mvtec screw", mvtec.ARCHIVE),
-                       ("weights of resnet18", "resnet18-f37072fd.pth")):  # fmt: skip
+    for what, part in (
+        ("mnist", "MNIST/raw/"),
+        ("coil100", coil100.PAGE),
+        ("mvtec screw", mvtec.ARCHIVE),
+        ("weights of resnet18", "resnet18-f37072fd.pth"),
+    ):
         assert part in found[what]["how"] and str(root) in found[what]["how"]
     assert not any(root.iterdir()), "nothing is written"
 
@@ -83,8 +96,15 @@ def test_stand_ins_are_there_and_are_called_by_that_name(root):
 
 
 def test_a_prepared_file_counts_at_its_size_only(root):
-    images = readers.Images(torch.zeros(1, 1, 32, 32, dtype=torch.uint8), torch.zeros(1, dtype=torch.int64), ["0"],
-                            None, ["0"], None, "official")  # fmt: skip
+    images = readers.Images(
+        torch.zeros(1, 1, 32, 32, dtype=torch.uint8),
+        torch.zeros(1, dtype=torch.int64),
+        ["0"],
+        None,
+        ["0"],
+        None,
+        "official",
+    )
     cache.write(data._cache_path("mnist", 32, "antialias", None), (images, images))
     cache.write(data._cache_path("mvtec", 64, "antialias", "pill"), (images, images))
     assert names([job("mnist"), job("mnist", image_size=32), job("mvtec", "pill", image_size=64)]) == []
@@ -148,12 +168,15 @@ def test_downloaded_weights_are_there():
 
 def test_own_images_are_there_where_their_path_is(tmp_path):
     (tmp_path / "a.npz").touch()
-    jobs = [job(f"{kind}:{tmp_path / name}", "good") for kind, name in
-            (("npz", "a.npz"), ("npz", "b.npz"), ("folder", "my screws"))]  # fmt: skip
+    jobs = [
+        job(f"{kind}:{tmp_path / name}", "good")
+        for kind, name in (("npz", "a.npz"), ("npz", "b.npz"), ("folder", "my screws"))
+    ]
     assert names(jobs) == [f"npz:{tmp_path / 'b.npz'}", f"folder:{tmp_path / 'my screws'}"]
 
 
 # ---- how long ------------------------------------------------------------------------------------------------------
+
 
 def test_a_run_counts_a_training_once_for_all_methods_that_share_it():
     one = job()
@@ -163,7 +186,7 @@ def test_a_run_counts_a_training_once_for_all_methods_that_share_it():
         row(one, "a_oracle", train_seconds=100, ms_per_image=3, n_test=1000, n_parameters=5),
         row(one, "b", train_seconds=50, ms_per_image=2, n_test=1000, n_parameters=5),
         row(one, "c", train_seconds=50, n_parameters=7),
-    ]  # fmt: skip
+    ]
     # trainings 100 + 50 + 50 (another network), scoring 2 + 3 + 2
     assert plan.seconds([one], rows) == {CPU: {one["id"]: (pytest.approx(207), True)}}
 
@@ -177,19 +200,35 @@ def test_two_stages_seconds_are_sums_already():
 
 
 def test_runs_of_the_same_settings_come_first_then_those_of_the_same_class():
-    rows = [row(job("digits", normal, seed, steps=steps), train_seconds=value) for normal, seed, steps, value in
-            (("1", 0, 9, 10), ("1", 1, 9, 20), ("2", 0, 9, 60), ("3", 0, 5, 1000), ("1", 0, 5, 2000))]  # fmt: skip
-    wanted = [job(normal="1", seed=2, steps=9), job(normal="3", seed=2, steps=9), job(normal="3", seed=2, steps=7),
-              job(normal="8", steps=7)]  # fmt: skip
+    rows = [
+        row(job("digits", normal, seed, steps=steps), train_seconds=value)
+        for normal, seed, steps, value in (
+            ("1", 0, 9, 10),
+            ("1", 1, 9, 20),
+            ("2", 0, 9, 60),
+            ("3", 0, 5, 1000),
+            ("1", 0, 5, 2000),
+        )
+    ]
+    wanted = [
+        job(normal="1", seed=2, steps=9),
+        job(normal="3", seed=2, steps=9),
+        job(normal="3", seed=2, steps=7),
+        job(normal="8", steps=7),
+    ]
     found = plan.seconds(wanted, rows)[CPU]
     assert [found[one["id"]] for one in wanted] == [(15, True), (30, True), (1000, False), (618, False)]
 
 
 def test_rows_of_anything_else_tell_nothing():
     one = job("mnist", backbone="resnet18")
-    others = [job("fashion_mnist", backbone="resnet18"), job("mnist", backbone="resnet18", protocol="80-20"),
-              job("mnist", backbone="resnet18", profile="paper"), job("mnist", backbone="wide_resnet50_2"),
-              job("mnist", backbone="resnet18", paper="other")]  # fmt: skip
+    others = [
+        job("fashion_mnist", backbone="resnet18"),
+        job("mnist", backbone="resnet18", protocol="80-20"),
+        job("mnist", backbone="resnet18", profile="paper"),
+        job("mnist", backbone="wide_resnet50_2"),
+        job("mnist", backbone="resnet18", paper="other"),
+    ]
     rows = [row(other, train_seconds=9) for other in others]
     rows += [row(one, train_seconds=9, data="stand-in:12345678"), row(one, train_seconds=9, status="failed"), row(one)]
     assert plan.seconds([one], rows) == {}
@@ -197,17 +236,23 @@ def test_rows_of_anything_else_tell_nothing():
 
 def test_devices_apart_and_a_baseline_on_the_cpu_counts_to_the_gpus_run():
     jobs = [job(seed=seed) for seed in range(2)]
-    rows = [row(jobs[0], train_seconds=100), row(jobs[1], device=GPU, train_seconds=10, n_parameters=1),
-            row(jobs[1], "svm", train_seconds=2)]  # fmt: skip
-    assert plan.seconds(jobs, rows) == {CPU: {one["id"]: (100, True) for one in jobs},
-                                        GPU: {one["id"]: (12, True) for one in jobs}}  # fmt: skip
+    rows = [
+        row(jobs[0], train_seconds=100),
+        row(jobs[1], device=GPU, train_seconds=10, n_parameters=1),
+        row(jobs[1], "svm", train_seconds=2),
+    ]
+    assert plan.seconds(jobs, rows) == {
+        CPU: {one["id"]: (100, True) for one in jobs},
+        GPU: {one["id"]: (12, True) for one in jobs},
+    }
 
 
 # ---- what is printed -----------------------------------------------------------------------------------------------
 
+
 def line_of(text, *words):
-    [line] = [line for line in text.splitlines() if line.split()[:len(words)] == list(words)]
-    return line.split()[len(words):]
+    [line] = [line for line in text.splitlines() if line.split()[: len(words)] == list(words)]
+    return line.split()[len(words) :]
 
 
 def test_the_table_counts_jobs_and_hours_left(tmp_path):

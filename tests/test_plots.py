@@ -1,4 +1,5 @@
 """Pictures: what is drawn over an image, and that a compact figure is the figure."""
+
 import io
 
 import matplotlib
@@ -13,14 +14,14 @@ matplotlib.use("Agg")
 
 
 def test_an_overlay_leaves_the_image_where_the_map_is_lowest_and_colors_it_where_it_is_highest():
-    pictures = torch.full((1, 1, 2, 2), 128, dtype=torch.uint8)   # grey
+    pictures = torch.full((1, 1, 2, 2), 128, dtype=torch.uint8)  # grey
     maps = torch.tensor([[[0.2, 0.2], [0.2, 0.9]]])
     drawn = plots.overlay(pictures, maps)
     assert drawn.shape == (1, 3, 2, 2) and -1 <= drawn.min() and drawn.max() <= 1
     np.testing.assert_allclose(drawn[0, :, 0, 0], 2 * 128 / 255 - 1, atol=1e-6)
     red, _, blue = drawn[0, :, 1, 1]
     assert red > blue + 0.3
-    flat = plots.overlay(pictures, maps * 0 + 1)   # nothing to show
+    flat = plots.overlay(pictures, maps * 0 + 1)  # nothing to show
     np.testing.assert_allclose(flat, 2 * 128 / 255 - 1, atol=1e-6)
 
 

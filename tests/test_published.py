@@ -2,12 +2,13 @@
 
 The values themselves were parsed from the papers' texts; what is checked here is what the tables say about themselves.
 """
+
 from collections import Counter
 from statistics import correlation
 
 import pytest
 
-from adlib import results
+from repro import results
 
 
 PAPERS = sorted(path.stem for path in (results.CHECKOUT / "published").glob("*.csv"))
@@ -32,8 +33,9 @@ def column_means():
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_table_is_readable_and_prints_no_number_twice(paper):
     cells = results.published(paper)
-    keys = Counter(tuple(cell[name] for name in ("dataset", "protocol", "class", "method", "weights", "metric"))
-                   for cell in cells)  # fmt: skip
+    keys = Counter(
+        tuple(cell[name] for name in ("dataset", "protocol", "class", "method", "weights", "metric")) for cell in cells
+    )
     assert [key for key, count in keys.items() if count > 1] == []
     for cell in cells:
         known = results.class_names(cell["dataset"])
@@ -41,12 +43,15 @@ def test_every_table_is_readable_and_prints_no_number_twice(paper):
 
 
 def test_the_four_tables_of_feature_ae_are_whole():
-    assert Counter(cell["table"] for cell in FEATURE_AE) == {
-        "1": 16 * 7, "2": 3 * 7, "3": 16 * 8, "4": 16 * 8}  # fmt: skip
+    assert Counter(cell["table"] for cell in FEATURE_AE) == {"1": 16 * 7, "2": 3 * 7, "3": 16 * 8, "4": 16 * 8}
     # each of the 7 + 8 + 8 columns on MVTec AD has its 15 categories (checked there) and a mean
     assert len(column_means()) == 7 + 8 + 8
     assert Counter(cell["metric"] for cell in FEATURE_AE if cell["dataset"] == "mvtec") == {
-        "auroc": 16 * 5, "balanced_accuracy": 16 * 2, "pixel_auroc": 16 * 8, "aupro": 16 * 8}  # fmt: skip
+        "auroc": 16 * 5,
+        "balanced_accuracy": 16 * 2,
+        "pixel_auroc": 16 * 8,
+        "aupro": 16 * 8,
+    }
 
 
 def test_columns_that_are_no_auroc_say_so():
@@ -75,16 +80,24 @@ def test_an_aupro_above_the_pixel_auroc_of_the_same_column_is_noted():
             name = (cell["class"], cell["method"], cell["weights"])
             above |= {name} if cell["value"] > value["pixel_auroc", *name] else set()
             noted |= {name} if "pixel AUROC of Table 3" in cell["note"] else set()
-    assert above == noted == {
-        ("metal_nut", "feature_ae", "resnet18"), ("metal_nut", "feature_ae", "wide_resnet50_2"),
-        *((category, "pixel_ae_l2", "") for category in ("leather", "tile", "bottle", "pill", "zipper")),
-    }  # fmt: skip
+    assert (
+        above
+        == noted
+        == {
+            ("metal_nut", "feature_ae", "resnet18"),
+            ("metal_nut", "feature_ae", "wide_resnet50_2"),
+            *((category, "pixel_ae_l2", "") for category in ("leather", "tile", "bottle", "pill", "zipper")),
+        }
+    )
 
 
 def column(table, dataset, name):
     """The column of a class in a table of shared_ae: {method: value}."""
-    return {cell["method"]: cell["value"] for cell in SHARED_AE
-            if (cell["table"], cell["dataset"], cell["class"]) == (table, dataset, name)}  # fmt: skip
+    return {
+        cell["method"]: cell["value"]
+        for cell in SHARED_AE
+        if (cell["table"], cell["dataset"], cell["class"]) == (table, dataset, name)
+    }
 
 
 def lead(column):
@@ -108,11 +121,22 @@ def test_of_shared_ae_stands_what_is_legible():
 
 
 def test_what_is_read_from_damaged_text_is_uncertain():
-    doubtful = {table: {(cell["class"], cell["method"]) for cell in SHARED_AE
-                        if cell["table"] == table and "uncertain" in cell["note"]} for table in "12345"}  # fmt: skip
+    doubtful = {
+        table: {
+            (cell["class"], cell["method"])
+            for cell in SHARED_AE
+            if cell["table"] == table and "uncertain" in cell["note"]
+        }
+        for table in "12345"
+    }
     assert doubtful["1"] == set()
-    assert doubtful["3"] == {("bird", "anogan"), ("bird", "deep_svdd"), ("cat", "anogan"), ("cat", "deep_svdd"),
-                             ("cat", "addpa")}  # fmt: skip
+    assert doubtful["3"] == {
+        ("bird", "anogan"),
+        ("bird", "deep_svdd"),
+        ("cat", "anogan"),
+        ("cat", "deep_svdd"),
+        ("cat", "addpa"),
+    }
     assert [len(doubtful[table]) for table in "245"] == [12 * 4, 12 * 2, 4]
 
 
@@ -133,8 +157,10 @@ def test_what_contradicts_shared_ae_stands_in_its_notes():
     assert all("score (8)" in note["5", "mean", method] for method in ("ae", "ede_one"))
     # of the columns of another dataset, car's alone goes with apple's that closely
     apple = column("4", "cifar100", "apple")
-    r = {name: correlation(list(apple.values()), [column("3", "cifar10", name)[method] for method in apple])
-         for name in ("plane", "car", "bird", "cat")}  # fmt: skip
+    r = {
+        name: correlation(list(apple.values()), [column("3", "cifar10", name)[method] for method in apple])
+        for name in ("plane", "car", "bird", "cat")
+    }
     assert f"r = {r['car']:.2f}" in note["4", "apple", "shared_ae"]
     assert max(r["plane"], r["bird"], r["cat"]) < 0.9
 
@@ -172,15 +198,28 @@ def breaks_the_bound(name, method):
 def test_both_tables_of_cbigan_are_whole():
     assert len(CBIGAN) == 288
     columns = Counter((cell["table"], cell["metric"], cell["method"]) for cell in CBIGAN)
-    methods = {"II": ("anogan", "vae_grad", "pixel_ae_ssim", "pixel_ae_l2", "avid", "lsa", "egbad", "cbigan",
-                      "cavga_du", "cavga_ru"),
-               "III": ("pixel_ae_l2", "geotrans", "ganomaly", "itae", "egbad", "cbigan")}  # fmt: skip
+    methods = {
+        "II": (
+            "anogan",
+            "vae_grad",
+            "pixel_ae_ssim",
+            "pixel_ae_l2",
+            "avid",
+            "lsa",
+            "egbad",
+            "cbigan",
+            "cavga_du",
+            "cavga_ru",
+        ),
+        "III": ("pixel_ae_l2", "geotrans", "ganomaly", "itae", "egbad", "cbigan"),
+    }
     metric = {"II": "balanced_accuracy", "III": "auroc"}
     assert columns == {(table, metric[table], name): 18 for table, names in methods.items() for name in names}
     rows = Counter(cell["class"] for cell in CBIGAN)
     assert rows == dict.fromkeys([*results.class_names("mvtec"), "mean_textures", "mean_objects", "mean"], 10 + 6)
     assert {(cell["dataset"], cell["protocol"], cell["weights"], cell["unit"]) for cell in CBIGAN} == {
-        ("mvtec", "official", "", 0.01)}  # fmt: skip
+        ("mvtec", "official", "", 0.01)
+    }
     # whatever is quoted says of whom; of the authors' own two columns EGBAD's says how it was made
     assert all(cell["note"] for cell in CBIGAN if cell["method"] != "cbigan")
 
@@ -196,25 +235,53 @@ def test_printed_means_of_cbigan_are_those_of_their_rows():
 
 
 def test_balanced_accuracies_below_one_half_are_noted():
-    below = {(cell["class"], cell["method"]) for cell in CBIGAN
-             if cell["metric"] == "balanced_accuracy" and cell["value"] < 0.5}  # fmt: skip
+    below = {
+        (cell["class"], cell["method"])
+        for cell in CBIGAN
+        if cell["metric"] == "balanced_accuracy" and cell["value"] < 0.5
+    }
     noted = {(cell["class"], cell["method"]) for cell in CBIGAN if "below 0.5" in cell["note"]}
-    assert below == noted == {("carpet", "anogan"), ("screw", "anogan"), ("leather", "pixel_ae_ssim"),
-                              ("leather", "pixel_ae_l2"), ("toothbrush", "egbad")}  # fmt: skip
+    assert (
+        below
+        == noted
+        == {
+            ("carpet", "anogan"),
+            ("screw", "anogan"),
+            ("leather", "pixel_ae_ssim"),
+            ("leather", "pixel_ae_l2"),
+            ("toothbrush", "egbad"),
+        }
+    )
 
 
 def test_pairs_that_no_scores_can_give_are_noted():
     names = [*results.class_names("mvtec"), "mean_textures", "mean_objects", "mean"]
     broken = {(name, method) for method in IN_BOTH_TABLES for name in names if breaks_the_bound(name, method)}
     assert broken == {
-        ("grid", "egbad"), ("toothbrush", "egbad"),
+        ("grid", "egbad"),
+        ("toothbrush", "egbad"),
         # its two columns are quoted from two sources
-        *((name, "pixel_ae_l2") for name in ("carpet", "leather", "wood", "cable", "hazelnut", "pill", "screw",
-                                             "toothbrush", "mean_textures")),
-    }  # fmt: skip
+        *(
+            (name, "pixel_ae_l2")
+            for name in (
+                "carpet",
+                "leather",
+                "wood",
+                "cable",
+                "hazelnut",
+                "pill",
+                "screw",
+                "toothbrush",
+                "mean_textures",
+            )
+        ),
+    }
     for metric in ("balanced_accuracy", "auroc"):
-        assert broken == {(cell["class"], cell["method"]) for cell in CBIGAN
-                          if cell["metric"] == metric and "1 - 2(1 - B)^2" in cell["note"]}  # fmt: skip
+        assert broken == {
+            (cell["class"], cell["method"])
+            for cell in CBIGAN
+            if cell["metric"] == metric and "1 - 2(1 - B)^2" in cell["note"]
+        }
 
 
 def test_two_columns_of_feature_ae_are_balanced_accuracies_of_cbigans_table():
@@ -227,9 +294,16 @@ def test_two_columns_of_feature_ae_are_balanced_accuracies_of_cbigans_table():
 
 def test_what_cbigan_says_of_its_lead_over_egbad():
     """ "At most 49 %", "+15 %" overall, and "consistently" but for zipper: where carpet does not move either."""
-    lead = {name: round(100 * (OF_CBIGAN["balanced_accuracy", name, "cbigan"]["value"]
-                               - OF_CBIGAN["balanced_accuracy", name, "egbad"]["value"]))
-            for name in [*results.class_names("mvtec"), "mean"]}  # fmt: skip
+    lead = {
+        name: round(
+            100
+            * (
+                OF_CBIGAN["balanced_accuracy", name, "cbigan"]["value"]
+                - OF_CBIGAN["balanced_accuracy", name, "egbad"]["value"]
+            )
+        )
+        for name in [*results.class_names("mvtec"), "mean"]
+    }
     assert max(lead.values()) == lead["grid"] == lead["toothbrush"] == 49 and lead["mean"] == 15
     assert {name for name, points in lead.items() if points <= 0} == {"carpet", "zipper"}
     assert "zipper as the only exception" in OF_CBIGAN["balanced_accuracy", "carpet", "cbigan"]["note"]
@@ -248,7 +322,7 @@ def test_the_table_of_patch_ae_is_whole():
     assert {(cell["class"], cell["method"]) for cell in PATCH_AE} == {
         ("mean", "patchcore_multi"),
         *((name, method) for name in [*MVTEC, "mean"] for method in (*PIXEL_COLUMNS, *IMAGE_COLUMNS)),
-    }  # fmt: skip
+    }
     assert {(cell["table"], cell["dataset"], cell["protocol"]) for cell in PATCH_AE} == {("1", "mvtec", "official")}
     for cell in PATCH_AE:
         assert cell["metric"] == ("pixel_auroc" if cell["method"] in PIXEL_COLUMNS else "auroc"), cell
@@ -312,16 +386,27 @@ def test_patch_aes_vae_grad_cannot_be_the_image_auroc_of_the_scores_cbigan_quote
 
 def test_what_patch_ae_says_of_its_lead():
     """ "Outperforms Patchcore on 5 classes": and is below it on 6. "More than 10 %" over AEs is over pixel AUROCs."""
-    points = {name: round(100 * (OF_PATCH_AE[name, "patch_ae"]["value"] - OF_PATCH_AE[name, "patchcore"]["value"]), 2)
-              for name in [*MVTEC, "mean"]}  # fmt: skip
+    points = {
+        name: round(100 * (OF_PATCH_AE[name, "patch_ae"]["value"] - OF_PATCH_AE[name, "patchcore"]["value"]), 2)
+        for name in [*MVTEC, "mean"]
+    }
     assert points.pop("mean") == 0.12
     assert {name for name in points if points[name] > 0} == {"capsule", "carpet", "pill", "tile", "wood"}
     assert {name for name in points if points[name] < 0} == {
-        "cable", "grid", "metal_nut", "screw", "transistor", "zipper"}  # fmt: skip
+        "cable",
+        "grid",
+        "metal_nut",
+        "screw",
+        "transistor",
+        "zipper",
+    }
     assert {name for name in points if points[name] == 0} == {"bottle", "hazelnut", "leather", "toothbrush"}
     mean = {method: cell["value"] for (name, method), cell in OF_PATCH_AE.items() if name == "mean"}
     # as the text repeats them; "outperforming all of the tested methods", among which the last is
     assert [(method, mean[method]) for method in sorted(mean, key=mean.get)[-3:]] == [
-        ("patchcore", 0.9936), ("patch_ae", 0.9948), ("patchcore_multi", 0.996)]  # fmt: skip
+        ("patchcore", 0.9936),
+        ("patch_ae", 0.9948),
+        ("patchcore_multi", 0.996),
+    ]
     assert "patchcore_multi" in OF_PATCH_AE["mean", "patch_ae"]["note"]
     assert round(100 * (mean["patch_ae"] - max(mean[method] for method in PIXEL_COLUMNS)), 2) == 10.08

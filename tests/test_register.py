@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from adlib import register
+from repro import register
 
 
 TEXT = """
@@ -73,8 +73,11 @@ def test_the_id_depends_on_every_other_value_and_on_nothing_else(book):
     job = register.jobs(book, ["beta"], profile="quick")[0]
     same = register.job("beta", "mnist", "8", "official", 0, "quick", {})
     assert same == job and len(job["id"]) == 12 and set(job["id"]) <= set("0123456789abcdef")
-    others = [("gamma", "mnist", "8", "official", 0, "quick", {}), ("beta", "mnist", "8", "official", 1, "quick", {}),
-              ("beta", "mnist", "8", "official", 0, "quick", {"a": 1})]  # fmt: skip
+    others = [
+        ("gamma", "mnist", "8", "official", 0, "quick", {}),
+        ("beta", "mnist", "8", "official", 1, "quick", {}),
+        ("beta", "mnist", "8", "official", 0, "quick", {"a": 1}),
+    ]
     assert len({job["id"], *(register.job(*other)["id"] for other in others)}) == 4
 
 
@@ -131,17 +134,20 @@ def test_own_images_are_trials_with_absolute_paths_and_the_profiles_settings(boo
     assert (job["protocol"], job["settings"]) == ("80-20", {"epochs": 2})
 
 
-@pytest.mark.parametrize("wanted, choices", [
-    ({"papers": ["gamma"]}, "alpha, beta"),
-    ({"datasets": ["svhn"]}, "mnist, fashion_mnist, cifar10"),
-    ({"classes": ["zebra"]}, "plane, car"),
-    ({"profile": "slow"}, "demo, quick, paper"),
-    ({"protocols": ["70-30"]}, "official, 80-20"),
-    ({"papers": ["beta"], "protocols": ["80-20"]}, "official"),
-    ({"papers": ["beta"], "profile": "demo"}, "none"),
-    ({"seeds": [-1]}, "from 0"),
-    ({"seeds": [True]}, "from 0"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wanted, choices",
+    [
+        ({"papers": ["gamma"]}, "alpha, beta"),
+        ({"datasets": ["svhn"]}, "mnist, fashion_mnist, cifar10"),
+        ({"classes": ["zebra"]}, "plane, car"),
+        ({"profile": "slow"}, "demo, quick, paper"),
+        ({"protocols": ["70-30"]}, "official, 80-20"),
+        ({"papers": ["beta"], "protocols": ["80-20"]}, "official"),
+        ({"papers": ["beta"], "profile": "demo"}, "none"),
+        ({"seeds": [-1]}, "from 0"),
+        ({"seeds": [True]}, "from 0"),
+    ],
+)
 def test_a_bad_name_is_an_error_with_the_choices(book, wanted, choices):
     wanted = {"datasets": ["cifar10"], **wanted} if "classes" in wanted else wanted
     with pytest.raises(ValueError, match=choices):
@@ -185,15 +191,18 @@ def test_objects_of_coil100_go_by_their_numbers_unless_another_dataset_has_such_
     assert found(protocols=["superclass"]) == [("cifar100", "cup"), ("cifar100", "bee")]
 
 
-@pytest.mark.parametrize("old, new, named", [
-    ("title", "titel", "titel"),
-    ("[alpha.profiles.quick]", "[alpha.profiles.quik]", "quik"),
-    ('profiles = ["demo"]', 'profiles = ["dmo"]', "dmo"),
-    ('protocols = ["official", "80-20"]', 'protocols = ["70-30"]', "70-30"),
-    ('datasets = ["digits"]', "", "names no datasets"),
-    ("[alpha]", "[alpha", "not valid TOML"),
-    ("[alpha]", "stray = 1\n[alpha]", "stray"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "old, new, named",
+    [
+        ("title", "titel", "titel"),
+        ("[alpha.profiles.quick]", "[alpha.profiles.quik]", "quik"),
+        ('profiles = ["demo"]', 'profiles = ["dmo"]', "dmo"),
+        ('protocols = ["official", "80-20"]', 'protocols = ["70-30"]', "70-30"),
+        ('datasets = ["digits"]', "", "names no datasets"),
+        ("[alpha]", "[alpha", "not valid TOML"),
+        ("[alpha]", "stray = 1\n[alpha]", "stray"),
+    ],
+)
 def test_a_mistake_in_the_register_is_named(tmp_path, old, new, named):
     path = tmp_path / "experiments.toml"
     path.write_text(TEXT.replace(old, new, 1))
@@ -223,7 +232,7 @@ def test_the_real_register_is_whole():
 
 
 def test_importing_the_register_imports_no_torch():
-    code = "import sys, adlib.register; sys.exit('torch' in sys.modules)"
+    code = "import sys, repro.register; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
@@ -245,7 +254,7 @@ settings = { backbone = "large", epochs = 3 }
 def test_a_paper_may_run_the_same_class_on_two_backbones_and_each_can_be_chosen(tmp_path):
     (tmp_path / "two.toml").write_text(TWO_BACKBONES)
     book = register.load(tmp_path / "two.toml")
-    assert len(register.all_ids(book)) == 3 + 3   # paper and quick, and no complaint of two sets of settings
+    assert len(register.all_ids(book)) == 3 + 3  # paper and quick, and no complaint of two sets of settings
     large, *others = register.jobs(book, backbones=["large"])
     assert not others and large["settings"] == {"backbone": "large", "epochs": 3}
     assert [job["seed"] for job in register.jobs(book, backbones=["small"])] == [0, 1]

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from adlib import register, rehearsal, results, sweep
+from repro import register, rehearsal, results, sweep
 
 
 BOOK = register.load()
@@ -16,8 +16,12 @@ def test_a_number_is_a_bound_and_anything_else_is_taken():
 
 def test_every_job_of_seed_0_is_rehearsed_with_its_own_backbone_and_methods():
     jobs, n = rehearsal.jobs(BOOK)
-    held = [job for paper in BOOK for profile in ("quick", "paper")
-            for job in register.jobs(BOOK, papers=[paper], seeds=[0], profile=profile)]  # fmt: skip
+    held = [
+        job
+        for paper in BOOK
+        for profile in ("quick", "paper")
+        for job in register.jobs(BOOK, papers=[paper], seeds=[0], profile=profile)
+    ]
     assert n == len(held)
 
     def task(job):

@@ -1,4 +1,5 @@
 """The report, one HTML page: complete, self-contained, and shown by a real browser as it is meant, if there is one."""
+
 import base64
 import html
 import json
@@ -8,9 +9,9 @@ import subprocess
 
 import nbformat
 import pytest
-
-from adlib import report
 from adlib.__main__ import main
+
+from repro import report
 
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -27,17 +28,22 @@ def whole(tmp_path_factory):
 
 def toy(folder):
     new = nbformat.v4
-    outputs = [new.new_output("stream", text="a < b\n"), new.new_output("display_data", data={"image/png": PIXEL}),
-               new.new_output("display_data", data={"text/markdown": "| a |\n|---|\n| $x^2$ |", "text/plain": "no"}),
-               new.new_output("execute_result", data={"text/plain": "<1>"}),
-               new.new_output("error", ename="ValueError", evalue="<wrong>")]  # fmt: skip
+    outputs = [
+        new.new_output("stream", text="a < b\n"),
+        new.new_output("display_data", data={"image/png": PIXEL}),
+        new.new_output("display_data", data={"text/markdown": "| a |\n|---|\n| $x^2$ |", "text/plain": "no"}),
+        new.new_output("execute_result", data={"text/plain": "<1>"}),
+        new.new_output("error", ename="ValueError", evalue="<wrong>"),
+    ]
     cells = [
-        new.new_markdown_cell("# A toy\n\n## 1. What it claims\n\nIt is $\\alpha < 1$ and costs \\$5.\n\n"
-                              "$$\\|x\\|_2 = \\tfrac12 \\tag{7–9}$$\n\n[there](other.md#two-words) [gone](../x.py) "
-                              "[far](https://example.org/a?b=1)"),
+        new.new_markdown_cell(
+            "# A toy\n\n## 1. What it claims\n\nIt is $\\alpha < 1$ and costs \\$5.\n\n"
+            "$$\\|x\\|_2 = \\tfrac12 \\tag{7–9}$$\n\n[there](other.md#two-words) [gone](../x.py) "
+            "[far](https://example.org/a?b=1)"
+        ),
         new.new_code_cell("import math\nx = 1 < 2", outputs=outputs),
         new.new_code_cell("for x in y:\n    optimizer.step()"),
-    ]  # fmt: skip
+    ]
     nbformat.write(new.new_notebook(cells=cells), folder / "toy.ipynb")
     (folder / "other.md").write_text("# Other\n\n## Two words\n\n- `make`: it & that\n")
     return report.page([folder / "toy.ipynb", folder / "other.md"], "A <title>")
@@ -101,9 +107,25 @@ def test_a_browser_shows_it_whole(whole, tmp_path):
     copy = tmp_path / "probed.html"
     copy.write_text(whole.read_text().replace("</body>", f"{probe}</body>"))
     done = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--window-size=1280,900",
-         f"--user-data-dir={tmp_path / 'profile'}", "--virtual-time-budget=20000", "--dump-dom", copy.as_uri()],
-        capture_output=True, text=True, timeout=180)  # fmt: skip
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--window-size=1280,900",
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=20000",
+            "--dump-dom",
+            copy.as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=180,
+    )
     seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
     assert (seen["equations"], seen["pictures"]) == (0, 0) and seen["wide"] <= 0 and seen["all"] > 150

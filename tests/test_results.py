@@ -1,4 +1,5 @@
 """Result rows on disk, merged and read; published cells; verdicts against hand-computed cases."""
+
 import csv
 import gzip
 import json
@@ -9,7 +10,8 @@ import sys
 import numpy as np
 import pytest
 
-from adlib import data, metrics, results, rows, summary
+from adlib import metrics
+from repro import data, results, rows, summary
 
 
 JOB = "0123456789ab"
@@ -18,11 +20,23 @@ MINIMAL = "paper='p', method='m', dataset='d', protocol='official', profile='dem
 
 def made(**values):
     """A row of the method two_stage on MNIST's 8, profile paper, unless said otherwise."""
-    return results.row(**{
-        "paper": "two_stage", "method": "two_stage", "dataset": "mnist", "class": "8", "protocol": "official",
-        "seed": 0, "profile": "paper", "image_size": 32, "auroc": 0.9, "job": JOB, "data": "official",
-        "finished": "2026-01-01T00:00:00Z", **values,
-    })  # fmt: skip
+    return results.row(
+        **{
+            "paper": "two_stage",
+            "method": "two_stage",
+            "dataset": "mnist",
+            "class": "8",
+            "protocol": "official",
+            "seed": 0,
+            "profile": "paper",
+            "image_size": 32,
+            "auroc": 0.9,
+            "job": JOB,
+            "data": "official",
+            "finished": "2026-01-01T00:00:00Z",
+            **values,
+        }
+    )
 
 
 def failure(**values):
@@ -36,7 +50,12 @@ def test_a_row_has_all_columns_as_text_and_what_is_missing_stays_empty():
     row = made(auroc=0.9731234567, train_seconds=12.345, ms_per_image=0.12345, peak_memory_mb=99.7, steps=100)
     assert list(row) == results.COLUMNS
     assert [row[name] for name in ("auroc", "train_seconds", "ms_per_image", "peak_memory_mb", "steps")] == [
-        "0.973123", "12.3", "0.123", "100", "100"]  # fmt: skip
+        "0.973123",
+        "12.3",
+        "0.123",
+        "100",
+        "100",
+    ]
     assert row["aupro"] == row["weights"] == row["error"] == ""
 
 
@@ -49,14 +68,17 @@ def test_a_row_says_when_it_finished_with_which_torch_and_that_all_went_well():
     assert len(row["finished"]) == len("2026-01-01T00:00:00Z") and row["finished"].endswith("Z")
 
 
-@pytest.mark.parametrize("values, message", [
-    ({"aucroc": 0.9}, "no column 'aucroc'; it has paper, method"),
-    ({"auroc": 97.3}, r"auroc is '97.300000', not a number in \[0, 1\]"),
-    ({"auroc": float("nan")}, "auroc is 'nan'"),
-    ({"aupro": "high"}, "aupro is 'high', not a number"),
-    ({"status": "done"}, "status is 'done'"),
-    ({"method": None}, "method must not be empty"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "values, message",
+    [
+        ({"aucroc": 0.9}, "no column 'aucroc'; it has paper, method"),
+        ({"auroc": 97.3}, r"auroc is '97.300000', not a number in \[0, 1\]"),
+        ({"auroc": float("nan")}, "auroc is 'nan'"),
+        ({"aupro": "high"}, "aupro is 'high', not a number"),
+        ({"status": "done"}, "status is 'done'"),
+        ({"method": None}, "method must not be empty"),
+    ],
+)
 def test_a_bad_row_is_refused_with_the_name_of_what_is_bad(values, message):
     with pytest.raises(ValueError, match=message):
         made(**values)
@@ -127,7 +149,11 @@ def test_a_merged_file_holds_the_rows_sorted_by_key_with_seeds_as_numbers(tmp_pa
     path = tmp_path / "results" / "two_stage.csv"
     results.merge(path, [made(seed=10), made(seed=2), made(seed=2, method="cae"), made(seed=2, **{"class": "1"})])
     assert [(row["method"], row["class"], row["seed"]) for row in results.read(path)] == [
-        ("cae", "8", "2"), ("two_stage", "1", "2"), ("two_stage", "8", "2"), ("two_stage", "8", "10")]  # fmt: skip
+        ("cae", "8", "2"),
+        ("two_stage", "1", "2"),
+        ("two_stage", "8", "2"),
+        ("two_stage", "8", "10"),
+    ]
 
 
 def test_the_newest_row_of_a_key_stands(tmp_path):
@@ -171,7 +197,7 @@ def test_a_crash_between_writing_and_renaming_leaves_the_old_file_whole(tmp_path
     old = path.read_bytes()
     script = (
         "import os, signal, sys\n"
-        "from adlib import files, results\n"
+        "from repro import files, results\n"
         "files.os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL)\n"
         "results.merge(sys.argv[1], [{**results.read(sys.argv[1])[0], 'seed': '1'}])\n"
     )
@@ -185,7 +211,7 @@ def test_processes_that_merge_at_once_lose_nothing(tmp_path):
     path = tmp_path / "two_stage.csv"
     script = (
         "import sys\n"
-        "from adlib import results\n"
+        "from repro import results\n"
         f"row = results.row({MINIMAL})\n"
         "for seed in range(25):\n"
         "    results.merge(sys.argv[1], [{**row, 'class': sys.argv[2], 'seed': str(seed)}])\n"
@@ -193,7 +219,8 @@ def test_processes_that_merge_at_once_lose_nothing(tmp_path):
     processes = [subprocess.Popen([sys.executable, "-c", script, str(path), name]) for name in ("one", "two", "three")]
     assert [process.wait() for process in processes] == [0, 0, 0]
     assert [(row["class"], int(row["seed"])) for row in results.read(path)] == [
-        (name, seed) for name in ("one", "three", "two") for seed in range(25)]  # fmt: skip
+        (name, seed) for name in ("one", "three", "two") for seed in range(25)
+    ]
 
 
 def test_a_missing_file_has_no_rows(tmp_path):
@@ -213,13 +240,16 @@ def damaged(text, how):
     return text.replace("method", "methods", 1)
 
 
-@pytest.mark.parametrize("how, message", [
-    ("a cell less", "line 3: 29 cells instead of 30"),
-    ("a metric that is none", "line 3: auroc is '0.9x'"),
-    ("cut", "line 3: the file ends in the middle"),
-    ("conflict", "line 3: 1 cells instead of 30"),
-    ("header", "line 1: the header is not paper,method"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("a cell less", "line 3: 29 cells instead of 30"),
+        ("a metric that is none", "line 3: auroc is '0.9x'"),
+        ("cut", "line 3: the file ends in the middle"),
+        ("conflict", "line 3: 1 cells instead of 30"),
+        ("header", "line 1: the header is not paper,method"),
+    ],
+)
 def test_a_damaged_file_is_named_with_the_line_and_left_as_it_is(tmp_path, how, message):
     path = tmp_path / "two_stage.csv"
     results.merge(path, [made(seed=0), made(seed=1)])
@@ -253,11 +283,17 @@ def test_the_whole_table_of_two_stage_is_there():
     cells = results.published("two_stage")
     table = {(cell["method"], cell["dataset"]): cell["value"] for cell in cells}
     assert len(cells) == len(table) == 24
-    assert {method: [table[method, name] for name in ("mnist", "cifar10", "fashion_mnist", "fastener")]
-            for method in ("ocsvm", "cae", "deep_svdd", "ocgan", "rotnet", "two_stage")} == {
-        "ocsvm": [0.911, 0.643, 0.909, 0.874], "cae": [0.926, 0.582, 0.923, 0.900],
-        "deep_svdd": [0.948, 0.648, 0.924, 0.917], "ocgan": [0.975, 0.656, 0.923, 0.910],
-        "rotnet": [0.949, 0.833, 0.924, 0.934], "two_stage": [0.973, 0.750, 0.940, 0.987]}  # fmt: skip
+    assert {
+        method: [table[method, name] for name in ("mnist", "cifar10", "fashion_mnist", "fastener")]
+        for method in ("ocsvm", "cae", "deep_svdd", "ocgan", "rotnet", "two_stage")
+    } == {
+        "ocsvm": [0.911, 0.643, 0.909, 0.874],
+        "cae": [0.926, 0.582, 0.923, 0.900],
+        "deep_svdd": [0.948, 0.648, 0.924, 0.917],
+        "ocgan": [0.975, 0.656, 0.923, 0.910],
+        "rotnet": [0.949, 0.833, 0.924, 0.934],
+        "two_stage": [0.973, 0.750, 0.940, 0.987],
+    }
     assert {cell["unit"] for cell in cells} == {0.001}  # 75.0 is printed to the same place as 97.3
     assert {(cell["class"], cell["protocol"], cell["metric"]) for cell in cells} == {("mean", "official", "auroc")}
 
@@ -279,12 +315,15 @@ def write_published(folder, lines):
     return folder
 
 
-@pytest.mark.parametrize("line, message", [
-    ("mnist,official,mean,toy,,auroc,97.3,", "line 2: value is '97.3'"),
-    ("mnist,official,mean,toy,,auroc,1.2,", "line 2: value is '1.2'"),
-    ("mnist,official,mean,toy,,auc,0.973,", "line 2: metric is 'auc', none of auroc"),
-    ("mnist,official,mean,toy,,auroc,0.973", "line 2: 9 cells instead of 10"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        ("mnist,official,mean,toy,,auroc,97.3,", "line 2: value is '97.3'"),
+        ("mnist,official,mean,toy,,auroc,1.2,", "line 2: value is '1.2'"),
+        ("mnist,official,mean,toy,,auc,0.973,", "line 2: metric is 'auc', none of auroc"),
+        ("mnist,official,mean,toy,,auroc,0.973", "line 2: 9 cells instead of 10"),
+    ],
+)
 def test_a_bad_published_cell_is_named_with_its_line(tmp_path, line, message):
     with pytest.raises(ValueError, match=message):
         results.published("toy", write_published(tmp_path, [line]))
@@ -326,12 +365,17 @@ def test_other_classes_and_copies_that_lack_classes_are_indicative_in_every_prof
     for more, expected in [
         ({"n_others": 10}, "indicative: 7 of 30 classes and 10 others, paper, 2 seeds"),
         ({"n_others": 1}, "indicative: 16 of 30 classes and 1 other, paper, 2 seeds"),
-        ({"n_others": 10, "copy": "17 of 100 classes"},
-         "indicative: 7 of 30 classes and 10 others, a copy of 17 of 100 classes, paper, 2 seeds")]:  # fmt: skip
+        (
+            {"n_others": 10, "copy": "17 of 100 classes"},
+            "indicative: 7 of 30 classes and 10 others, a copy of 17 of 100 classes, paper, 2 seeds",
+        ),
+    ]:
         assert results.verdict(1.0, 0.001, [[1.0] * 17] * 2, 30, "paper", **more) == expected
     assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper") == "reproduced"
-    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", copy="40 of 100 classes") == \
-        "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
+    assert (
+        results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", copy="40 of 100 classes")
+        == "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
+    )
     # as many others as are lacking make nothing complete
     assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", 10).startswith("indicative: 20 of 30 classes and 10")
 
@@ -409,19 +453,28 @@ def test_stale_rows_count_and_are_marked(tmp_path):
 
 
 def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
-    folder = write_published(tmp_path / "published", [
-        "mnist,official,mean,toy,resnet18,auroc,0.985,", "mnist,official,mean,toy,wide_resnet50_2,auroc,0.990,"])
-    mine = [made(paper="toy", method="toy", weights=f"resnet18/{source}", auroc=value)
-            for source, value in (("random", 0.1), ("imagenet", 0.9))]  # fmt: skip
+    folder = write_published(
+        tmp_path / "published",
+        ["mnist,official,mean,toy,resnet18,auroc,0.985,", "mnist,official,mean,toy,wide_resnet50_2,auroc,0.990,"],
+    )
+    mine = [
+        made(paper="toy", method="toy", weights=f"resnet18/{source}", auroc=value)
+        for source, value in (("random", 0.1), ("imagenet", 0.9))
+    ]
     results.merge(tmp_path / "toy.csv", mine)
     small, wide = results.compare(["toy"], tmp_path, folder)
     assert (small["ours_mean"], small["row_weights"]) == (0.9, "resnet18/imagenet")
     assert wide["verdict"] == "not run"
 
 
-@pytest.mark.parametrize("values", [
-    {"data": "stand-in:0123abcd"}, {"data": "stand-in:0123abcd (3 of 10 classes)"},
-    {"weights": "resnet18/stand-in:0123abcd"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"data": "stand-in:0123abcd"},
+        {"data": "stand-in:0123abcd (3 of 10 classes)"},
+        {"weights": "resnet18/stand-in:0123abcd"},
+    ],
+)
 def test_rows_of_stand_ins_never_count(tmp_path, values):
     folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,resnet18,auroc,0.985,"])
     drawn = made(**{"paper": "toy", "method": "toy", "weights": "resnet18/imagenet", **values})
@@ -433,12 +486,14 @@ def test_rows_of_stand_ins_never_count(tmp_path, values):
     [record] = results.compare(["toy"], tmp_path, folder)
     assert record["classes"] == {"9": 0.7} and record["data"] == "official"
     beside = [one for one in results.ours_alone([record], tmp_path) if one["metric"] == "auroc"]
-    assert [list(one["classes"]) for one in beside] == [["8"]]   # they are listed, with their label, among other rows
+    assert [list(one["classes"]) for one in beside] == [["8"]]  # they are listed, with their label, among other rows
 
 
 def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
-    folder = write_published(tmp_path / "published", [
-        f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))])
+    folder = write_published(
+        tmp_path / "published",
+        [f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))],
+    )
     results.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.99))
     (record,) = results.compare(["toy"], tmp_path, folder)
     assert record["published"] == pytest.approx(0.991)
@@ -446,9 +501,14 @@ def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
 
 
 def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
-    folder = write_published(tmp_path / "published", [
-        "mvtec,official,bottle,toy,,aupro,0.914,", "mvtec,official,pill,toy,,aupro,0.931,",
-        "mvtec,official,mean,toy,,aupro,0.906,"])
+    folder = write_published(
+        tmp_path / "published",
+        [
+            "mvtec,official,bottle,toy,,aupro,0.914,",
+            "mvtec,official,pill,toy,,aupro,0.931,",
+            "mvtec,official,mean,toy,,aupro,0.906,",
+        ],
+    )
     mine = made(paper="toy", method="toy", dataset="mvtec", class_="pill", aupro=0.9)
     results.merge(tmp_path / "toy.csv", [mine])
     (record,) = results.compare(["toy"], tmp_path, folder)
@@ -461,9 +521,23 @@ def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
 def coil100(folder, names, seeds=(0,), auroc=1.0, **values):
     """The record of a paper that prints a mean over coil100, after these objects have run."""
     printed = write_published(folder / "published", ["coil100,80-20,mean,toy,,auroc,1.000,"])
-    results.merge(folder / "toy.csv", [
-        made(paper="toy", method="toy", dataset="coil100", protocol="80-20", class_=name, seed=seed, auroc=auroc,
-             **{"data": "zip:01234567", **values}) for seed in seeds for name in names])  # fmt: skip
+    results.merge(
+        folder / "toy.csv",
+        [
+            made(
+                paper="toy",
+                method="toy",
+                dataset="coil100",
+                protocol="80-20",
+                class_=name,
+                seed=seed,
+                auroc=auroc,
+                **{"data": "zip:01234567", **values},
+            )
+            for seed in seeds
+            for name in names
+        ],
+    )
     (record,) = results.compare(["toy"], folder, printed)
     return record
 
@@ -483,12 +557,12 @@ def test_other_objects_of_coil100_stand_in_for_none_of_the_30(tmp_path):
     assert record["verdict"] == "indicative: 7 of 30 classes and 10 others, paper, 1 seed"
     assert (record["n_classes"], record["n_others"], len(record["classes"])) == (7, 10, 17)
     others = [name for name in data.CLASS_NAMES["coil100"] if name not in data.COIL100_OBJECTS]
-    record = coil100(tmp_path / "b", [*others[:10], *data.COIL100_OBJECTS[:20]])   # 30 in number
+    record = coil100(tmp_path / "b", [*others[:10], *data.COIL100_OBJECTS[:20]])  # 30 in number
     assert record["verdict"] == "indicative: 20 of 30 classes and 10 others, paper, 1 seed"
 
 
 def test_once_all_30_objects_ran_the_others_do_not_count(tmp_path):
-    coil100(tmp_path, AT_HAND, auroc=0.5, seeds=[0, 1])   # seed 1 has others too, but not all of the 30
+    coil100(tmp_path, AT_HAND, auroc=0.5, seeds=[0, 1])  # seed 1 has others too, but not all of the 30
     record = coil100(tmp_path, data.COIL100_OBJECTS)
     assert (record["n_classes"], record["n_others"], record["n_seeds"]) == (30, 0, 1)
     assert (record["ours_mean"], record["verdict"]) == (1.0, "reproduced")
@@ -497,7 +571,7 @@ def test_once_all_30_objects_ran_the_others_do_not_count(tmp_path):
 
 def test_of_two_seeds_the_one_with_more_of_the_30_objects_counts(tmp_path):
     coil100(tmp_path, AT_HAND, auroc=0.5)
-    record = coil100(tmp_path, data.COIL100_OBJECTS[:10], seeds=[1])   # fewer classes, but more of the 30
+    record = coil100(tmp_path, data.COIL100_OBJECTS[:10], seeds=[1])  # fewer classes, but more of the 30
     assert record["verdict"] == "indicative: 10 of 30 classes, paper, 1 seed"
 
 
@@ -514,15 +588,22 @@ def test_a_copy_that_lacks_classes_never_earns_a_verdict(tmp_path):
 
 
 def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(tmp_path, monkeypatch):
-    np.savez(tmp_path / "cifar100.npz", **{
-        f"{split}_{what}": array for split in ("train", "test")
-        for what, array in (("images", np.zeros((20, 4, 4, 3), np.uint8)), ("labels", np.arange(20) % 10))})
+    np.savez(
+        tmp_path / "cifar100.npz",
+        **{
+            f"{split}_{what}": array
+            for split in ("train", "test")
+            for what, array in (("images", np.zeros((20, 4, 4, 3), np.uint8)), ("labels", np.arange(20) % 10))
+        },
+    )
     monkeypatch.setenv("ADLIB_DATA", str(tmp_path))
     source = data.one_class("cifar100", "apple").source
     folder = write_published(tmp_path / "published", ["cifar100,superclass,apple,toy,,auroc,0.872,"])
     mine = {"paper": "toy", "method": "toy", "dataset": "cifar100", "protocol": "superclass", "class": "apple"}
-    for data_, expected in ((source, "indicative: 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
-                            (source.split()[0], "reproduced")):  # fmt: skip
+    for data_, expected in (
+        (source, "indicative: 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
+        (source.split()[0], "reproduced"),
+    ):
         results.merge(tmp_path / "toy.csv", [made(**mine, auroc=0.872, data=data_)])
         (record,) = results.compare(["toy"], tmp_path, folder)
         assert record["verdict"] == expected
@@ -536,8 +617,10 @@ def test_what_several_cells_note_alike_is_said_once(tmp_path):
 
 
 def test_what_a_mean_over_superclasses_is_over_is_not_known(tmp_path):
-    mine = [made(paper="toy", method="toy", dataset="cifar100", protocol="superclass", class_=name, auroc=0.9)
-            for name in ("cup", "apple")]  # fmt: skip
+    mine = [
+        made(paper="toy", method="toy", dataset="cifar100", protocol="superclass", class_=name, auroc=0.9)
+        for name in ("cup", "apple")
+    ]
     results.merge(tmp_path / "toy.csv", mine)
     cells = [f"cifar100,superclass,{name},toy,,auroc,0.900," for name in ("cup", "apple")]
     (record,) = results.compare(["toy"], tmp_path, write_published(tmp_path / "a", cells))
@@ -571,14 +654,16 @@ def test_rows_beside_no_printed_number_have_records_of_their_own(tmp_path):
     records = list(compared(tmp_path, *rows_).values())
     alone = results.ours_alone(records, tmp_path)
     assert {(one["method"], one["dataset"], one["profile"], one["verdict"]) for one in alone} == {
-        ("two_stage_mse", "mnist", "paper", "not printed"), ("two_stage", "mnist", "quick", "not printed"),
-        ("two_stage", "digits", "demo", "not printed")}  # fmt: skip
+        ("two_stage_mse", "mnist", "paper", "not printed"),
+        ("two_stage", "mnist", "quick", "not printed"),
+        ("two_stage", "digits", "demo", "not printed"),
+    }
 
 
 def test_reading_and_writing_rows_needs_no_torch_no_pandas_and_no_scikit_learn(tmp_path):
     script = (
         "import sys\n"
-        "from adlib import results\n"
+        "from repro import results\n"
         f"row = results.row({MINIMAL})\n"
         "results.save(sys.argv[1], [row], {'m': [0.5]})\n"
         "print([name for name in ('torch', 'pandas', 'sklearn', 'scipy', 'matplotlib') if name in sys.modules])\n"
@@ -589,8 +674,21 @@ def test_reading_and_writing_rows_needs_no_torch_no_pandas_and_no_scikit_learn(t
 
 def test_other_settings_of_a_baseline_are_left_out_of_the_figures(tmp_path):
     for method in ("ocsvm", "ocsvm_nu0.1_gamma1", "ocsvm_oracle", "mean_image"):
-        results.merge(tmp_path / "baselines.csv", [
-            results.row(paper="baselines", method=method, dataset="cifar100", protocol="official", class_="cup", seed=0,
-                        profile="quick", auroc=0.7, job="0" * 12)])  # fmt: skip
+        results.merge(
+            tmp_path / "baselines.csv",
+            [
+                results.row(
+                    paper="baselines",
+                    method=method,
+                    dataset="cifar100",
+                    protocol="official",
+                    class_="cup",
+                    seed=0,
+                    profile="quick",
+                    auroc=0.7,
+                    job="0" * 12,
+                )
+            ],
+        )
     (figure,) = results.bars([], results.ours_alone([], tmp_path))
     assert [series["label"] for series in figure["series"]] == ["mean_image, quick", "ocsvm, quick"]

@@ -1,4 +1,5 @@
 """Equations (1) to (8) against cases computed by hand, and above all: which parameters receive which gradient."""
+
 import copy
 import math
 
@@ -37,8 +38,12 @@ def gradient_of(nets, x, loss):
     """part -> gradient of `loss(terms)`, by a pass and a backward of their own on a copy; zero where none arrives."""
     own = copy.deepcopy(nets)
     loss(shared_ae.terms(x, shared_ae.forward(own, x), "l1")).backward()
-    return {part: torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten()
-                             for p in getattr(own, part).parameters()]) for part in PARTS}  # fmt: skip
+    return {
+        part: torch.cat(
+            [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in getattr(own, part).parameters()]
+        )
+        for part in PARTS
+    }
 
 
 def first(t):
@@ -77,10 +82,22 @@ def test_shapes_and_ranges(nets, x):
 
 def test_each_network_has_the_four_layers_of_figure_3():
     nets = shared_ae.build()
-    kinds = [[type(layer).__name__ for layer in part if not isinstance(layer, nn.Flatten | nn.Unflatten)]
-             for part in (nets.e1, nets.d2)]  # fmt: skip
-    encoder = ["Conv2d", "LeakyReLU", "Conv2d", "BatchNorm2d", "LeakyReLU", "Conv2d", "BatchNorm2d", "LeakyReLU",
-               "Conv2d", "Tanh"]  # fmt: skip
+    kinds = [
+        [type(layer).__name__ for layer in part if not isinstance(layer, nn.Flatten | nn.Unflatten)]
+        for part in (nets.e1, nets.d2)
+    ]
+    encoder = [
+        "Conv2d",
+        "LeakyReLU",
+        "Conv2d",
+        "BatchNorm2d",
+        "LeakyReLU",
+        "Conv2d",
+        "BatchNorm2d",
+        "LeakyReLU",
+        "Conv2d",
+        "Tanh",
+    ]
     assert kinds == [encoder, ["ConvTranspose2d", "BatchNorm2d", "LeakyReLU"] * 3 + ["ConvTranspose2d", "Tanh"]]
 
 
@@ -100,15 +117,26 @@ def test_what_goes_through_which_network():
     nets.e1, nets.e2, nets.d1, nets.d2 = Scale(2.0), Scale(3.0), Scale(5.0), Scale(7.0)
     made = shared_ae.forward(nets, torch.ones(1))
     assert {name: value.item() for name, value in made.items()} == {
-        "z": 2, "x1": 2 * 5, "x2": 2 * 7, "z1": 2 * 5 * 3, "z2": 2 * 7 * 3,
-        "x2_adv": 2 * 7 * 3 * 5, "z2_adv": 2 * 7 * 3 * 5 * 3,
-    }  # fmt: skip
+        "z": 2,
+        "x1": 2 * 5,
+        "x2": 2 * 7,
+        "z1": 2 * 5 * 3,
+        "z2": 2 * 7 * 3,
+        "x2_adv": 2 * 7 * 3 * 5,
+        "z2_adv": 2 * 7 * 3 * 5 * 3,
+    }
     # x = 1, z = 2, z2 = 42, z2' = 630
     score = shared_ae.score(nets, torch.ones(1, 1), "l1", omega=0.25)
     assert score.tolist() == [0.25 * (42 - 2) + 0.75 * (630 - 2)]
     found = shared_ae.terms(torch.ones(1, 1), {name: v[None] for name, v in made.items()}, "l1")
     assert {name: v.item() for name, v in found.items()} == {
-        "image_1": 9, "latent_1": 28, "image_2": 13, "latent_2": 40, "image_adv": 209, "latent_adv": 628}  # fmt: skip
+        "image_1": 9,
+        "latent_1": 28,
+        "image_2": 13,
+        "latent_2": 40,
+        "image_adv": 209,
+        "latent_adv": 628,
+    }
 
 
 def test_the_three_distances_by_hand():
@@ -121,8 +149,14 @@ def test_the_three_distances_by_hand():
 
 
 def test_losses_by_hand():
-    values = {"image_1": [1.0, 3.0], "latent_1": [2.0, 2.0], "image_2": [4.0, 4.0], "latent_2": [1.0, 3.0],
-              "image_adv": [8.0, 8.0], "latent_adv": [2.0, 4.0]}  # fmt: skip
+    values = {
+        "image_1": [1.0, 3.0],
+        "latent_1": [2.0, 2.0],
+        "image_2": [4.0, 4.0],
+        "latent_2": [1.0, 3.0],
+        "image_adv": [8.0, 8.0],
+        "latent_adv": [2.0, 4.0],
+    }
     terms = {name: torch.tensor(two) for name, two in values.items()}
     # alpha 1, beta 10: (1) 2 + 20, (2) 4 + 20, (3) 8 + 30; n = 4: a quarter and three quarters
     loss_1, loss_2 = shared_ae.losses(terms, n=4, alpha=1, beta=10)
@@ -225,8 +259,10 @@ def test_the_first_epoch_and_a_floor_of_one_play_no_game(nets, x):
     for n, floor in ((1, 0.0), (7, 1.0)):
         found, terms = shared_ae.gradients(nets, x, n, "separate", "l1", 2.0, 3.0, floor)
         assert set(terms) == {"image_1", "latent_1", "image_2", "latent_2"}
-        one, two = (by_part(nets, some, p) for some, p in zip(found, (shared_ae.ede_1(nets), shared_ae.ede_2(nets)),
-                                                             strict=True))  # fmt: skip
+        one, two = (
+            by_part(nets, some, p)
+            for some, p in zip(found, (shared_ae.ede_1(nets), shared_ae.ede_2(nets)), strict=True)
+        )
         assert_same(one, {part: v for part, v in gradient_of(nets, x, first).items() if part in ("e1", "d1", "e2")})
         assert_same(two, {part: v for part, v in gradient_of(nets, x, second).items() if part in ("e1", "d2", "e2")})
 

@@ -1,4 +1,5 @@
 """A further paper costs a notebook, a module, a published table and a table in the register, and no edit elsewhere."""
+
 import csv
 import os
 import shutil
@@ -33,7 +34,8 @@ out_dir = None
 factor = 1.0
 """
 BODY = """
-from adlib import data, metrics, results, toy
+from repro import data, results
+from adlib import metrics, toy
 split = data.one_class(dataset, normal_class, protocol, seed)
 scores = factor * toy.score(toy.build(), split.test)
 row = results.row(paper="toy", method="toy", dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
@@ -56,12 +58,14 @@ def test_a_sixth_paper_is_found_run_compared_and_shown_without_an_edit_elsewhere
         "toy,1,digits,official,mean,toy,,auroc,0.500,\n"
     )
     with open(copy / "experiments.toml", "a") as register:
-        register.write('\n[toy]\ntitle = "Toy"\n[toy.profiles.quick]\nfactor = 2.0\n'
-                       '[[toy.runs]]\ndatasets = ["digits"]\nclasses = ["1", "0"]\n')  # fmt: skip
+        register.write(
+            '\n[toy]\ntitle = "Toy"\n[toy.profiles.quick]\nfactor = 2.0\n'
+            '[[toy.runs]]\ndatasets = ["digits"]\nclasses = ["1", "0"]\n'
+        )
 
     def adlib(*words):
         environment = {**os.environ, "PYTHONPATH": str(copy)}
-        command = [sys.executable, "-m", "adlib", *words]
+        command = [sys.executable, "-m", "repro", *words]
         return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
 
     done = adlib("reproduce", "PAPERS=toy", "PROFILE=quick")

@@ -1,4 +1,5 @@
 """Stand-ins: every dataset's layout, read as the real ones are, labelled, and never taken for them or they for it."""
+
 import hashlib
 import os
 import re
@@ -9,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from adlib import backbones, coil100, data, mvtec, readers, register, standins
+from adlib import backbones
 from adlib._torchvision import import_torchvision
+from repro import data, register, standins
+from repro.data import coil100, mvtec, readers
 
 
-OBJECTS = ["obj1", "obj47", "obj79"]   # of the 100: drawing and reading all takes seconds
+OBJECTS = ["obj1", "obj47", "obj79"]  # of the 100: drawing and reading all takes seconds
 CLASSES = ["mnist", "fashion_mnist", "cifar10", "cifar100"]
 LABEL = "stand-in:[0-9a-f]{8}"
 
@@ -64,6 +67,7 @@ def splits_of_the_register():
 
 
 # ---- every dataset is read as the register asks for it
+
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100", "coil100", "mvtec"])
 def test_every_split_of_the_register_has_images_to_train_and_to_test_on_and_is_labelled(root, name):
@@ -118,6 +122,7 @@ def test_the_defects_are_the_73_of_mvtec():
 
 # ---- marks and checksums
 
+
 @pytest.mark.parametrize("name", CLASSES)
 def test_without_its_mark_a_stand_in_fails_the_official_checksum(mine, name):
     [folder] = standins.write(mine, [name], per_class=5)
@@ -130,8 +135,14 @@ def test_without_its_mark_a_stand_in_fails_the_official_checksum(mine, name):
 
 @pytest.mark.parametrize("name, file", [("mnist", "t10k-labels-idx1-ubyte.gz"), ("cifar10", "data_batch_4")])
 def test_a_marked_folder_that_lacks_a_file_is_an_error_and_nothing_else_is_read_in_its_place(mine, name, file):
-    np.savez(mine / f"{name}.npz", **{f"{split}_{what}": np.zeros((9, 8, 8) if what == "images" else 9, np.uint8)
-                                      for split in ("train", "test") for what in ("images", "labels")})
+    np.savez(
+        mine / f"{name}.npz",
+        **{
+            f"{split}_{what}": np.zeros((9, 8, 8) if what == "images" else 9, np.uint8)
+            for split in ("train", "test")
+            for what in ("images", "labels")
+        },
+    )
     [folder] = standins.write(mine, [name], per_class=5)
     (folder / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder} lacks {file}"):
@@ -161,13 +172,17 @@ def test_which_data_are_stand_ins_is_known_before_anything_is_read(root, monkeyp
 
 # ---- the cache
 
+
 @pytest.fixture
 def real(tmp_path, monkeypatch):
     """Puts MNIST files without a mark into a folder, whose checksums are made the official ones."""
     [source] = standins.write(tmp_path / "real", ["mnist"], per_class=8)
     (source / readers.STAND_IN).unlink()
-    monkeypatch.setattr(import_torchvision().datasets.MNIST, "resources", [
-        (path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(source.iterdir())])
+    monkeypatch.setattr(
+        import_torchvision().datasets.MNIST,
+        "resources",
+        [(path.name, hashlib.md5(path.read_bytes()).hexdigest()) for path in sorted(source.iterdir())],
+    )
     return lambda folder: shutil.copytree(source, folder, dirs_exist_ok=True)
 
 
@@ -188,12 +203,12 @@ def test_what_was_prepared_of_the_real_data_never_passes_for_a_stand_in(mine, re
     [before] = cache_files()
     shutil.rmtree(mine / "MNIST")
     [folder] = standins.write(mine, ["mnist"], per_class=5)
-    for _ in range(2):   # prepared, and read from the cache
+    for _ in range(2):  # prepared, and read from the cache
         split = data.one_class("mnist", "3", size=8)
         assert len(split.train) == 5 and re.fullmatch(LABEL, split.source)
     assert len(cache_files()) == 2
     shutil.rmtree(folder)
-    again = data.load("mnist", "train", size=8)   # from the cache of before, which is still called so
+    again = data.load("mnist", "train", size=8)  # from the cache of before, which is still called so
     assert len(again.images) == 80 and again.source == "official" and before in cache_files()
 
 
@@ -231,12 +246,15 @@ def test_a_category_of_stand_ins_beside_real_ones_labels_them_all_and_its_own_ro
     assert data.one_class("mvtec", "bottle", size=8).source.startswith("folder:")
     assert data.load("mvtec", "test", size=8).source.startswith("folder:")
     assert [re.sub("[0-9a-f]{12}", "#", name) for name in cache_files()] == [
-        "mvtec-bottle-8-antialias.bin", "mvtec-bottle-stand-in-#-8-antialias.bin", "mvtec-pill-8-antialias.bin"]
+        "mvtec-bottle-8-antialias.bin",
+        "mvtec-bottle-stand-in-#-8-antialias.bin",
+        "mvtec-pill-8-antialias.bin",
+    ]
 
 
 def test_objects_of_stand_ins_are_not_taken_for_real_ones(mine, drawn):
     shutil.copytree(drawn / "coil-100", mine / "coil100")
-    for path in (mine / "coil100").glob("obj[47]*.png"):   # one object is enough here
+    for path in (mine / "coil100").glob("obj[47]*.png"):  # one object is enough here
         path.unlink()
     assert data.load("coil100", "train", size=8).source.startswith("stand-in:")
     (mine / "coil100" / readers.STAND_IN).unlink()
@@ -245,9 +263,13 @@ def test_objects_of_stand_ins_are_not_taken_for_real_ones(mine, drawn):
 
 # ---- writing
 
+
 def contents(root):
-    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*")
-            if path.is_file() and path.suffix != ".lock"}
+    return {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.suffix != ".lock"
+    }
 
 
 def test_the_same_bytes_are_written_each_time(drawn, tmp_path, monkeypatch):
@@ -255,8 +277,14 @@ def test_the_same_bytes_are_written_each_time(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(standins, "MVTEC", {"zipper": standins.MVTEC["zipper"]})
     folders = standins.write(tmp_path, per_class=5)
     assert [str(folder.relative_to(tmp_path)) for folder in folders] == [
-        "MNIST/raw", "FashionMNIST/raw", "cifar-10-batches-py", "cifar-100-python", "coil-100", "mvtec/zipper",
-        "weights"]
+        "MNIST/raw",
+        "FashionMNIST/raw",
+        "cifar-10-batches-py",
+        "cifar-100-python",
+        "coil-100",
+        "mvtec/zipper",
+        "weights",
+    ]
     first = contents(drawn)
     assert all(first[name] == content for name, content in contents(tmp_path).items())
     assert "stand-ins for mvtec" in (tmp_path / "mvtec" / "zipper" / readers.STAND_IN).read_text()
@@ -265,18 +293,20 @@ def test_the_same_bytes_are_written_each_time(drawn, tmp_path, monkeypatch):
 def test_what_is_there_already_is_left_as_it_is(tmp_path):
     folder = standins.write(tmp_path, ["mnist"], per_class=5)[0]
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
-    (tmp_path / "FashionMNIST" / "raw.unfinished").mkdir(parents=True)   # of a process that was killed
+    (tmp_path / "FashionMNIST" / "raw.unfinished").mkdir(parents=True)  # of a process that was killed
     assert standins.write(tmp_path, ["mnist", "fashion_mnist"], per_class=5)[0] == folder
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before
     assert [path.name for path in (tmp_path / "FashionMNIST").iterdir()] == ["raw"]
     with pytest.raises(ValueError, match=f"{folder} holds other stand-ins, and nothing is overwritten"):
         standins.write(tmp_path, ["mnist"], per_class=6)
     first = standins.write(tmp_path, ["weights"], per_class=5)
-    assert standins.write(tmp_path, ["weights"], per_class=6) == first   # of them there are no more and no fewer
+    assert standins.write(tmp_path, ["weights"], per_class=6) == first  # of them there are no more and no fewer
 
 
-@pytest.mark.parametrize("relative", ["FashionMNIST/raw/train-images-idx3-ubyte.gz", "mvtec/wood/readme.txt",
-                                      "weights/resnet18-f37072fd.pth"])
+@pytest.mark.parametrize(
+    "relative",
+    ["FashionMNIST/raw/train-images-idx3-ubyte.gz", "mvtec/wood/readme.txt", "weights/resnet18-f37072fd.pth"],
+)
 def test_real_data_are_never_touched(tmp_path, relative):
     path = tmp_path / relative
     path.parent.mkdir(parents=True)
@@ -286,9 +316,14 @@ def test_real_data_are_never_touched(tmp_path, relative):
     assert contents(tmp_path) == {relative: b"real"}
 
 
-@pytest.mark.parametrize("arguments, message", [
-    ({"names": ["digits"]}, "no stand-ins for 'digits': choose mnist, fashion_mnist"),
-    ({"per_class": 4}, "whole number from 5, not 4"), ({"per_class": 5.0}, "from 5, not 5.0")])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"names": ["digits"]}, "no stand-ins for 'digits': choose mnist, fashion_mnist"),
+        ({"per_class": 4}, "whole number from 5, not 4"),
+        ({"per_class": 5.0}, "from 5, not 5.0"),
+    ],
+)
 def test_a_bad_argument_is_an_error_that_shows_it(tmp_path, arguments, message):
     with pytest.raises(ValueError, match=message):
         standins.write(tmp_path / "new", **arguments)
@@ -296,6 +331,7 @@ def test_a_bad_argument_is_an_error_that_shows_it(tmp_path, arguments, message):
 
 
 # ---- weights
+
 
 @pytest.mark.parametrize("backbone", backbones.CHANNELS)
 def test_weights_are_found_as_imagenets_are_and_labelled(root, backbone):

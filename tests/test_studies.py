@@ -1,11 +1,12 @@
 """The studies behind settings that a paper does not give: what stands in the register is what their rule chooses."""
+
 import importlib.util
 import itertools
 from pathlib import Path
 
 import pytest
 
-from adlib import data, register
+from repro import data, register
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,10 +35,19 @@ def test_every_run_of_the_grid_is_there_with_every_epoch(study):
 def test_the_register_holds_what_the_rule_chooses(study):
     best = study.chosen(study.read())
     omega = {"latent_2": 1.0, "score_8": 0.5, "latent_adv": 0.0}[best["score"]]
-    wanted = {"distance": best["distance"], "alpha": float(best["alpha"]), "beta": study.FIXED["beta"],
-              "lr": float(best["lr"]), "routing": best["routing"], "latent": int(best["latent"]),
-              "floor": float(best["floor"]), "epochs": best["epochs"], "omega": omega,
-              "width": study.FIXED["width"], "batch": study.FIXED["batch"]}  # fmt: skip
+    wanted = {
+        "distance": best["distance"],
+        "alpha": float(best["alpha"]),
+        "beta": study.FIXED["beta"],
+        "lr": float(best["lr"]),
+        "routing": best["routing"],
+        "latent": int(best["latent"]),
+        "floor": float(best["floor"]),
+        "epochs": best["epochs"],
+        "omega": omega,
+        "width": study.FIXED["width"],
+        "batch": study.FIXED["batch"],
+    }
     for profile in ("quick", "paper"):
         held = register.load()["shared_ae"]["profiles"][profile]
         assert {name: held[name] for name in wanted} == wanted

@@ -1,10 +1,11 @@
 """The summary, in Markdown and as a notebook, for whatever rows there are."""
+
 import json
 import os
 
 import pytest
 
-from adlib import results, summary
+from repro import results, summary
 
 
 NOTEBOOK = results.CHECKOUT / "notebooks" / "summary.ipynb"
@@ -14,17 +15,44 @@ OWN = [("two_stage", "two_stage"), ("two_stage", "two_stage_mse"), ("two_stage",
 
 def fill(folder, methods, dataset="mnist", classes="0123456789", seeds=(0,), profile="quick"):
     for paper, method in methods:
-        results.merge(folder / f"{paper}.csv", [
-            results.row(paper=paper, method=method, dataset=dataset, protocol="official", class_=name, seed=seed,
-                        profile=profile, auroc=0.8 + 0.01 * seed + 0.01 * index, data="npz:01234567",
-                        job=f"{name}{seed}")
-            for seed in seeds for index, name in enumerate(classes)])  # fmt: skip
+        results.merge(
+            folder / f"{paper}.csv",
+            [
+                results.row(
+                    paper=paper,
+                    method=method,
+                    dataset=dataset,
+                    protocol="official",
+                    class_=name,
+                    seed=seed,
+                    profile=profile,
+                    auroc=0.8 + 0.01 * seed + 0.01 * index,
+                    data="npz:01234567",
+                    job=f"{name}{seed}",
+                )
+                for seed in seeds
+                for index, name in enumerate(classes)
+            ],
+        )
 
 
 def failed(folder):
-    results.merge(folder / "two_stage.csv", [
-        results.row(paper="two_stage", dataset="mnist", protocol="official", class_="4", seed=1, profile="paper",
-                    status="failed", job="f" * 12, error="RuntimeError: a | b <c>")])  # fmt: skip
+    results.merge(
+        folder / "two_stage.csv",
+        [
+            results.row(
+                paper="two_stage",
+                dataset="mnist",
+                protocol="official",
+                class_="4",
+                seed=1,
+                profile="paper",
+                status="failed",
+                job="f" * 12,
+                error="RuntimeError: a | b <c>",
+            )
+        ],
+    )
 
 
 def none(folder):
@@ -66,8 +94,10 @@ def test_without_rows_the_summary_lists_what_was_printed_as_not_run(tmp_path):
 def test_one_row_stands_beside_its_printed_number_with_profile_and_what_is_missing(tmp_path):
     one(tmp_path)
     text = written(tmp_path)
-    assert ("| mnist | official | **two_stage** | auroc | 0.973 | 0.800 | quick | "
-            "indicative: 1 of 10 classes, quick, 1 seed | data npz:01234567 |") in text  # fmt: skip
+    assert (
+        "| mnist | official | **two_stage** | auroc | 0.973 | 0.800 | quick | "
+        "indicative: 1 of 10 classes, quick, 1 seed | data npz:01234567 |"
+    ) in text
     assert "two_stage, mnist, official: printed ocsvm 0.911, cae 0.926, deep_svdd" in section(text, "Not run")
 
 
@@ -123,11 +153,18 @@ def test_bars_hold_the_papers_method_first_and_the_baselines_last_and_one_color_
     many(tmp_path)
     parts = results.collect(tmp_path)
     figures = {figure["title"]: figure for figure in results.bars(parts["records"], parts["alone"])}
-    assert list(figures) == ["two_stage: mnist, official", "two_stage: fashion_mnist, official",
-                             "two_stage: digits, official"]  # fmt: skip
+    assert list(figures) == [
+        "two_stage: mnist, official",
+        "two_stage: fashion_mnist, official",
+        "two_stage: digits, official",
+    ]
     mnist = figures["two_stage: mnist, official"]
     assert [series["label"] for series in mnist["series"]] == [
-        "two_stage, paper", "cae, paper", "ocsvm, quick", "knn, quick"]  # fmt: skip
+        "two_stage, paper",
+        "cae, paper",
+        "ocsvm, quick",
+        "knn, quick",
+    ]
     assert mnist["series"][0]["published"] == 0.973 and mnist["series"][-1]["published"] is None
     assert mnist["class_names"] == list("0123456789")
     assert mnist["series"][0]["classes"]["0"] == pytest.approx(0.81)  # the mean of 0.80, 0.81 and 0.82
@@ -194,8 +231,19 @@ def test_the_notebook_runs_under_papermill(tmp_path):
     import sys
 
     one(tmp_path)
-    command = [sys.executable, "-m", "papermill", str(NOTEBOOK), str(tmp_path / "done.ipynb"),
-               "-p", "results_dir", str(tmp_path), "-p", "out_dir", str(tmp_path)]  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "papermill",
+        str(NOTEBOOK),
+        str(tmp_path / "done.ipynb"),
+        "-p",
+        "results_dir",
+        str(tmp_path),
+        "-p",
+        "out_dir",
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "indicative: 1 of 10 classes" in (tmp_path / "summary.md").read_text()

@@ -16,7 +16,7 @@ import pytest
 import toy
 from faults import wait_for
 
-from adlib import results, sweep, worker
+from repro import results, sweep, worker
 
 
 TESTS = Path(__file__).parent
@@ -45,8 +45,16 @@ class Instant(Executor):
         names = ("paper", "dataset", "protocol", "class", "seed", "profile")
         row = results.row(method="toy", auroc=0.5, job=job["id"], settings="{}", **{name: job[name] for name in names})
         future = Future()
-        future.set_result({"rows": [] if self.error else [row], "scores": None, "notebook": '{"cells": []}',
-                           "error": self.error, "seconds": 1.0, "cell_seconds": 0.5})  # fmt: skip
+        future.set_result(
+            {
+                "rows": [] if self.error else [row],
+                "scores": None,
+                "notebook": '{"cells": []}',
+                "error": self.error,
+                "seconds": 1.0,
+                "cell_seconds": 0.5,
+            }
+        )
         return future
 
 
@@ -61,8 +69,14 @@ def swept(tmp_path_factory):
     notebooks, log = toy.write_notebook(folder / "notebooks"), folder / "log"
     jobs = {trouble: toy.toy_job(str(number), trouble=trouble, log=str(log)) for number, trouble in enumerate(TROUBLES)}
     report = sweep.reproduce(list(jobs.values()), folder / "out", n_jobs=2, notebooks=notebooks, gpus=["5", "7"])
-    return {"out": folder / "out", "notebooks": notebooks, "log": log, "jobs": jobs, "report": report,
-            "rows": results.read(folder / "out" / "toy.csv")}  # fmt: skip
+    return {
+        "out": folder / "out",
+        "notebooks": notebooks,
+        "log": log,
+        "jobs": jobs,
+        "report": report,
+        "rows": results.read(folder / "out" / "toy.csv"),
+    }
 
 
 def row_of(swept, trouble):
@@ -72,8 +86,10 @@ def row_of(swept, trouble):
 def test_a_job_leaves_rows_scores_and_notebook(swept):
     job = swept["jobs"]["none"]
     rows = row_of(swept, "none")
-    assert [(row["method"], row["auroc"], row["status"]) for row in rows] == [("mean", "0.750000", "ok"),
-                                                                             ("toy", "0.750000", "ok")]  # fmt: skip
+    assert [(row["method"], row["auroc"], row["status"]) for row in rows] == [
+        ("mean", "0.750000", "ok"),
+        ("toy", "0.750000", "ok"),
+    ]
     assert json.loads(rows[0]["settings"]) == job["settings"]
     with gzip.open(sweep.scores_path(swept["out"], job), "rt") as file:
         assert list(csv.reader(file))[1] == ["0", "a", "0", "0.1"]
@@ -154,14 +170,20 @@ def test_workers_live_over_many_jobs(swept):
 
 def test_the_next_call_runs_only_what_failed(swept):
     again, jobs = [], list(swept["jobs"].values())
-    report = sweep.reproduce(jobs, swept["out"], n_jobs=1, notebooks=swept["notebooks"],
-                             new_slot=lambda number: Instant(again, "still failing"))  # fmt: skip
+    report = sweep.reproduce(
+        jobs,
+        swept["out"],
+        n_jobs=1,
+        notebooks=swept["notebooks"],
+        new_slot=lambda number: Instant(again, "still failing"),
+    )
     assert again == [job["id"] for job in jobs if job in swept["report"]["failed"]]
     assert {job["id"] for job in report["done"]} == {job["id"] for job in swept["report"]["ok"]}
     assert len(results.read(swept["out"] / "toy.csv")) == len(swept["rows"])
 
 
 # ---- what is run and what not, without kernels ---------------------------------------------------------------------
+
 
 @pytest.fixture
 def bench(tmp_path):
@@ -170,8 +192,9 @@ def bench(tmp_path):
 
     def reproduce(jobs, error=None, **options):
         submitted.clear()
-        return sweep.reproduce(jobs, tmp_path / "out", notebooks=notebooks,
-                               new_slot=lambda number: Instant(submitted, error), **options)  # fmt: skip
+        return sweep.reproduce(
+            jobs, tmp_path / "out", notebooks=notebooks, new_slot=lambda number: Instant(submitted, error), **options
+        )
 
     reproduce.submitted, reproduce.out = submitted, tmp_path / "out"
     return reproduce
@@ -247,18 +270,21 @@ def test_a_damaged_result_file_is_named_before_anything_runs(bench):
     assert bench.submitted == []
 
 
-@pytest.mark.parametrize("settings, said", [
-    ({"rat": 0.1}, "no parameter 'rat'; it has dataset"),
-    ({"rate": "fast"}, "'rate' of toy.ipynb is of type float .* not str"),
-    ({"rate": True}, "float .* not bool"),
-    ({"steps": 2.5}, "int .* not float"),
-    ({"steps": True}, "int .* not bool"),
-    ({"steps": None}, "int .* not NoneType"),
-    ({"shown": 1}, "bool .* not int"),
-    ({"sizes": 3}, "list .* not int"),
-    ({"trouble": 3}, "str .* not int"),
-    ({"device": "cpu"}, "device is given by the job itself"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "settings, said",
+    [
+        ({"rat": 0.1}, "no parameter 'rat'; it has dataset"),
+        ({"rate": "fast"}, "'rate' of toy.ipynb is of type float .* not str"),
+        ({"rate": True}, "float .* not bool"),
+        ({"steps": 2.5}, "int .* not float"),
+        ({"steps": True}, "int .* not bool"),
+        ({"steps": None}, "int .* not NoneType"),
+        ({"shown": 1}, "bool .* not int"),
+        ({"sizes": 3}, "list .* not int"),
+        ({"trouble": 3}, "str .* not int"),
+        ({"device": "cpu"}, "device is given by the job itself"),
+    ],
+)
 def test_a_parameter_that_does_not_fit_is_an_error_before_anything_runs(bench, settings, said):
     with pytest.raises(ValueError, match=said):
         bench([toy.toy_job("1"), toy.toy_job(**settings)])
@@ -276,6 +302,7 @@ def test_a_parameter_that_fits_is_taken(bench, settings):
 
 def leave(rows, spoil=lambda folder: None):
     """A stand-in for `worker.execute`, whose notebook leaves these rows."""
+
     def execute(notebook, output, parameters):
         folder = Path(parameters["out_dir"])
         Path(output).write_text('{"cells": []}')
@@ -291,20 +318,34 @@ def cut(folder):
 
 
 def toy_row(**other):
-    names = {"paper": "toy", "method": "toy", "dataset": "digits", "protocol": "official", "class": "8", "seed": 0,
-             "profile": "quick", "auroc": 0.5}  # fmt: skip
+    names = {
+        "paper": "toy",
+        "method": "toy",
+        "dataset": "digits",
+        "protocol": "official",
+        "class": "8",
+        "seed": 0,
+        "profile": "quick",
+        "auroc": 0.5,
+    }
     return results.row(**{**names, **other})
 
 
-@pytest.mark.parametrize("execute, said", [
-    (leave([toy_row()], lambda folder: (folder / "rows.csv").unlink()), "left no rows.csv"),
-    (leave([toy_row()], cut), "rows.csv, line"),
-    (leave([]), "without rows"),
-    (leave([toy_row(), toy_row(method="mean", seed=99)]), "says toy digits 8 seed 99 quick, the job is toy digits 8"),
-    (leave([toy_row(**{"class": "7"})]), "digits 7 seed 0"),
-    (leave([toy_row(profile="paper")]), "seed 0 paper"),
-    (leave([toy_row(), toy_row()]), "same key"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "execute, said",
+    [
+        (leave([toy_row()], lambda folder: (folder / "rows.csv").unlink()), "left no rows.csv"),
+        (leave([toy_row()], cut), "rows.csv, line"),
+        (leave([]), "without rows"),
+        (
+            leave([toy_row(), toy_row(method="mean", seed=99)]),
+            "says toy digits 8 seed 99 quick, the job is toy digits 8",
+        ),
+        (leave([toy_row(**{"class": "7"})]), "digits 7 seed 0"),
+        (leave([toy_row(profile="paper")]), "seed 0 paper"),
+        (leave([toy_row(), toy_row()]), "same key"),
+    ],
+)
 def test_rows_that_are_missing_damaged_or_of_another_job_fail_it(tmp_path, monkeypatch, execute, said):
     monkeypatch.setattr(worker, "execute", execute)
     outcome = worker.run_job(toy.toy_job(), {"notebooks": str(toy.write_notebook(tmp_path))})
@@ -337,8 +378,13 @@ def test_a_job_whose_outcome_is_not_to_be_found_fails(tmp_path, monkeypatch):
             future.set_result(None)
             return future
 
-    report = sweep.reproduce([toy.toy_job()], tmp_path / "out", n_jobs=1, notebooks=toy.write_notebook(tmp_path),
-                             new_slot=lambda number: Forgetful())  # fmt: skip
+    report = sweep.reproduce(
+        [toy.toy_job()],
+        tmp_path / "out",
+        n_jobs=1,
+        notebooks=toy.write_notebook(tmp_path),
+        new_slot=lambda number: Forgetful(),
+    )
     assert len(report["failed"]) == 1
     assert "outcome.json" in results.read(tmp_path / "out" / "toy.csv")[0]["error"]
 
@@ -353,7 +399,7 @@ def test_rows_of_stand_ins_take_no_place_in_results(tmp_path, monkeypatch, value
         sweep.keep(out, job, outcome)
         [kept] = results.read(out / "toy.csv")
         assert kept["status"] == ("failed" if error else "ok") and (error or "") in kept["error"]
-        assert bool(sweep.outstanding([job], out)[0]) == bool(error)   # still to be run, where it failed
+        assert bool(sweep.outstanding([job], out)[0]) == bool(error)  # still to be run, where it failed
         assert bool(error) == bool(outcome["error"])
 
 
@@ -387,11 +433,12 @@ def test_own_images_and_backbones_make_distinct_file_names(tmp_path):
 
 
 def test_the_parent_imports_neither_papermill_nor_torch():
-    code = "import sys, adlib.sweep; sys.exit(bool({'papermill', 'torch', 'nbformat'} & set(sys.modules)))"
+    code = "import sys, repro.sweep; sys.exit(bool({'papermill', 'torch', 'nbformat'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 # ---- processes that die --------------------------------------------------------------------------------------------
+
 
 class Broken(Instant):
     """An executor whose worker has died."""
@@ -407,8 +454,9 @@ def test_a_job_whose_workers_always_die_is_given_up_and_the_others_go_on(tmp_pat
     notebooks, submitted = toy.write_notebook(tmp_path / "notebooks"), []
     jobs = [toy.toy_job(str(number)) for number in range(3)]
     slots = iter([Broken(submitted) for _ in range(sweep.ATTEMPTS)])
-    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=1, notebooks=notebooks,
-                             new_slot=lambda number: next(slots, Instant(submitted)))  # fmt: skip
+    report = sweep.reproduce(
+        jobs, tmp_path / "out", n_jobs=1, notebooks=notebooks, new_slot=lambda number: next(slots, Instant(submitted))
+    )
     assert report["failed"] == jobs[:1] and report["ok"] == jobs[1:]
     assert submitted == [jobs[0]["id"]] * sweep.ATTEMPTS + [job["id"] for job in jobs[1:]]
     (row,) = [row for row in results.read(tmp_path / "out" / "toy.csv") if row["status"] == "failed"]
@@ -418,7 +466,7 @@ def test_a_job_whose_workers_always_die_is_given_up_and_the_others_go_on(tmp_pat
 def forked_slot(number):
     """A worker process like the sweep's own, but forked from a server that has imported papermill once for all."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["papermill", "adlib.worker"])
+    context.set_forkserver_preload(["papermill", "repro.worker"])
     return ProcessPoolExecutor(1, mp_context=context)
 
 
@@ -426,7 +474,7 @@ PARENT = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import toy
-from adlib.sweep import reproduce
+from repro.sweep import reproduce
 if __name__ == "__main__":
     folder, log = sys.argv[2], sys.argv[2] + "/log"
     jobs = [toy.toy_job("0", log=log), *(toy.toy_job(c, trouble="until told", log=log) for c in "123")]
@@ -439,8 +487,12 @@ def test_after_sigkill_of_the_parent_nothing_lives_on_and_the_next_call_goes_on(
     temporary = Path(tempfile.mkdtemp())  # not below tmp_path, which is too long for the names of sockets
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen([sys.executable, script, TESTS, tmp_path], stdout=subprocess.DEVNULL,
-                              stderr=subprocess.DEVNULL, env={**os.environ, "TMPDIR": str(temporary)})  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, script, TESTS, tmp_path],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "TMPDIR": str(temporary)},
+    )
     wait_for(lambda: len(runs(log)) == 3)  # one job done, two in the midst
     os.kill(parent.pid, signal.SIGKILL)
     parent.wait()
@@ -513,6 +565,7 @@ def test_all_libraries_of_a_job_get_the_same_number_of_threads(monkeypatch):
 
 # ---- GPUs ----------------------------------------------------------------------------------------------------------
 
+
 def test_the_gpus_are_those_that_the_user_left_visible_or_nvidia_smi_lists(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-1")
     assert worker.gpus() == ["2", "MIG-1"]
@@ -522,20 +575,25 @@ def test_the_gpus_are_those_that_the_user_left_visible_or_nvidia_smi_lists(tmp_p
     monkeypatch.setenv("PATH", str(tmp_path))
     assert worker.gpus() == []
     smi = tmp_path / "nvidia-smi"
-    smi.write_text("#!/bin/sh\necho 'GPU 0: A card (UUID: GPU-1)'\necho '  MIG 1g (UUID: MIG-1)'\n"
-                   "echo 'GPU 1: A card (UUID: GPU-2)'\n")  # fmt: skip
+    smi.write_text(
+        "#!/bin/sh\necho 'GPU 0: A card (UUID: GPU-1)'\necho '  MIG 1g (UUID: MIG-1)'\n"
+        "echo 'GPU 1: A card (UUID: GPU-2)'\n"
+    )
     smi.chmod(0o755)
     assert worker.gpus() == ["0", "1"]
     smi.write_text("#!/bin/sh\necho 'GPU 0: no driver'\nexit 9\n")
     assert worker.gpus() == []
 
 
-@pytest.mark.parametrize("gpus, n_jobs, cores, expected", [
-    ((), None, 16, [None, None]),
-    (["0", "1", "3"], None, 16, ["0", "1", "3", "0", "1", "3"]),
-    (["0", "1", "3"], None, 4, ["0", "1", "3", "0"]),
-    (["0", "1"], 1, 16, ["0"]),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "gpus, n_jobs, cores, expected",
+    [
+        ((), None, 16, [None, None]),
+        (["0", "1", "3"], None, 16, ["0", "1", "3", "0", "1", "3"]),
+        (["0", "1", "3"], None, 4, ["0", "1", "3", "0"]),
+        (["0", "1"], 1, 16, ["0"]),
+    ],
+)
 def test_slots_are_spread_over_the_gpus_and_the_cores_divided(tmp_path, monkeypatch, gpus, n_jobs, cores, expected):
     made = []
     monkeypatch.setattr(sweep, "cores", lambda: cores)

@@ -1,8 +1,9 @@
 """The drawn dataset: exact masks, no two images alike, the same images every time."""
+
 import numpy as np
 import pytest
 
-from adlib import textures
+from repro.data import textures
 
 
 @pytest.fixture(scope="module")

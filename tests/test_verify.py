@@ -1,15 +1,17 @@
 import pytest
 import toy
 
-from adlib import results, verify
+from repro import results, verify
 
 
 def leave(folder, *cells):
     """toy.csv of (job, method, auroc)."""
     names = ("paper", "dataset", "protocol", "class", "seed", "profile")
     other = {"settings": "{}", "device": "cpu (1 threads)", "commit": "abc"}
-    rows = [results.row(method=method, auroc=auroc, job=job["id"], **other, **{name: job[name] for name in names})
-            for job, method, auroc in cells]  # fmt: skip
+    rows = [
+        results.row(method=method, auroc=auroc, job=job["id"], **other, **{name: job[name] for name in names})
+        for job, method, auroc in cells
+    ]
     results.merge(folder / "toy.csv", rows)
 
 

@@ -1,7 +1,8 @@
 """A toy paper whose notebook does what a test asks of it, in no time and without torch: shared by the sweep's tests."""
+
 import json
 
-from adlib.register import job
+from repro.register import job
 
 
 PARAMETERS = """\
@@ -22,7 +23,7 @@ anything = None
 """
 BODY = """\
 import os, pathlib, signal, time
-from adlib import results
+from repro import results
 if log:
     with open(log, "a") as file:
         file.write(f"{normal_class} {seed} {os.getpid()} {os.getppid()}\\n")
@@ -60,8 +61,17 @@ results.save(out_dir, rows, scores)
 
 def notebook(*sources):
     """A notebook of code cells, the first tagged `parameters`, as text."""
-    cells = [{"cell_type": "code", "id": f"cell-{number}", "metadata": {}, "source": source, "outputs": [],
-              "execution_count": None} for number, source in enumerate(sources)]  # fmt: skip
+    cells = [
+        {
+            "cell_type": "code",
+            "id": f"cell-{number}",
+            "metadata": {},
+            "source": source,
+            "outputs": [],
+            "execution_count": None,
+        }
+        for number, source in enumerate(sources)
+    ]
     cells[0]["metadata"]["tags"] = ["parameters"]
     metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
     return json.dumps({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})

@@ -1,14 +1,15 @@
 """The pages that `make summary` writes beside the summary: tables of the README, results/classes.md, results/gaps.md.
 
-    pages.write_readme("README.md", pages.readme_tables())
-    pages.classes(records, alone), pages.gaps()                       # Markdown
+pages.write_readme("README.md", pages.readme_tables())
+pages.classes(records, alone), pages.gaps()                       # Markdown
 """
+
 import json
 import re
 from pathlib import Path
 
-from adlib import claims, results, summary
-from adlib.results import markdown_table
+from repro import claims, results, summary
+from repro.results import markdown_table
 
 
 START, END = "<!-- {}: written by make summary -->", "<!-- end of {} -->"
@@ -17,8 +18,10 @@ START, END = "<!-- {}: written by make summary -->", "<!-- end of {} -->"
 def gaps(notebooks=None):
     """What each paper leaves open and what is done here: section 8 of every notebook on one page, as Markdown."""
     folder = results.CHECKOUT / "notebooks" if notebooks is None else Path(notebooks)
-    parts = ["# What the papers leave open, and what we chose\n\nSection 8 of each notebook, on one page. *silent*: "
-             "the paper says nothing; *measured difference*: the section or the method that shows it."]
+    parts = [
+        "# What the papers leave open, and what we chose\n\nSection 8 of each notebook, on one page. *silent*: "
+        "the paper says nothing; *measured difference*: the section or the method that shows it."
+    ]
     for path in sorted(folder.glob("*.ipynb")):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
@@ -26,7 +29,7 @@ def gaps(notebooks=None):
         if section and (table := re.search(r"(?m)^\|.*(?:\n\|.*)*", section[1])):
             title = re.search(r"(?m)^# (.+)$", text)[1]
             link = f"[{title}](../notebooks/{path.name})"
-            rest = [section[1][:table.start()].strip(), table[0], section[1][table.end():].strip()]
+            rest = [section[1][: table.start()].strip(), table[0], section[1][table.end() :].strip()]
             parts += [f"## `{path.stem}`: {link}", *filter(None, rest)]
     return "\n\n".join(parts) + "\n"
 
@@ -45,8 +48,13 @@ def headline(records, alone, claimed, register):
         asks = f"{table.get('asks', '')} {claims.answer(claimed, paper)}".strip()
         for record in own:
             ours, word, how = record, *_verdict(record)
-            others = [one for one in alone if one["profile"] != "demo" and one["weights"] != ours["weights"] and all(
-                one[name] == ours[name] for name in ("method", "dataset", "protocol", "metric"))]  # fmt: skip
+            others = [
+                one
+                for one in alone
+                if one["profile"] != "demo"
+                and one["weights"] != ours["weights"]
+                and all(one[name] == ours[name] for name in ("method", "dataset", "protocol", "metric"))
+            ]
             is_alone = not any(one["n_seeds"] and one["dataset"] == record["dataset"] for one in own)
             if not record["n_seeds"] and others and is_alone:
                 ours = {**others[0], "published_classes": record["published_classes"]}
@@ -91,10 +99,12 @@ def _anchor(record):
 
 def classes(records, alone):
     """Class by class, as Markdown: for each paper, dataset, protocol and metric a table and the command behind it."""
-    parts = ["# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
-             "*printed*: the paper's own method, where classes are printed. **mean** is over the classes that a column "
-             "has here, the printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` "
-             "all of it; `make verify` with the same words sets old beside new."]  # fmt: skip
+    parts = [
+        "# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
+        "*printed*: the paper's own method, where classes are printed. **mean** is over the classes that a column "
+        "has here, the printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` "
+        "all of it; `make verify` with the same words sets old beside new."
+    ]
     for figure in results.bars(records, alone):
         some = [one["record"] for one in figure["series"]]
         own = next((one for one in some if one["row_paper"] != "baselines"), some[0])
@@ -103,13 +113,18 @@ def classes(records, alone):
         for one in some:
             head = f"**{one['method']}**" if one["method"] == own["row_paper"] else one["method"]
             columns[head] = lambda name, of=one: _of_class(of, name)
-        lines = [["**mean**" if name == "mean" else name, *(column(name) for column in columns.values())]
-                 for name in [*figure["class_names"], "mean"]]  # fmt: skip
+        lines = [
+            ["**mean**" if name == "mean" else name, *(column(name) for column in columns.values())]
+            for name in [*figure["class_names"], "mean"]
+        ]
         commands = {}
         for one in some:
             commands.setdefault(_command(one), []).append(one["method"])
-        parts += [f"## {_heading(own)}", markdown_table(["class", *columns], lines),
-                  "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items())]
+        parts += [
+            f"## {_heading(own)}",
+            markdown_table(["class", *columns], lines),
+            "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items()),
+        ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -118,8 +133,13 @@ def _printed(records, own):
 
     Of the backbone that ran, else of the first.
     """
-    some = [one for one in records if one["paper"] == one["method"] == own["row_paper"] and one["published_classes"]
-            and all(one[name] == own[name] for name in ("dataset", "protocol", "metric"))]  # fmt: skip
+    some = [
+        one
+        for one in records
+        if one["paper"] == one["method"] == own["row_paper"]
+        and one["published_classes"]
+        and all(one[name] == own[name] for name in ("dataset", "protocol", "metric"))
+    ]
     some.sort(key=lambda one: one["weights"] != (own["row_weights"] or "").split("/")[0])
     return {**some[0]["published_classes"], "mean": some[0]["published"]} if some else {}
 
@@ -140,8 +160,10 @@ def _command(record):
     """The command that makes these rows."""
     backbone = f" BACKBONES={record['row_weights'].split('/')[0]}" if record["row_weights"] else ""
     some = "" if record["n_classes"] == record["n_expected"] else f" CLASSES={','.join(record['classes'])}"
-    return (f"make reproduce PAPERS={record['row_paper']} DATASETS={record['dataset']} PROTOCOLS={record['protocol']}"
-            f"{backbone}{some} SEEDS={','.join(map(str, record['seeds']))} PROFILE={record['profile']}")  # fmt: skip
+    return (
+        f"make reproduce PAPERS={record['row_paper']} DATASETS={record['dataset']} PROTOCOLS={record['protocol']}"
+        f"{backbone}{some} SEEDS={','.join(map(str, record['seeds']))} PROFILE={record['profile']}"
+    )
 
 
 def write_readme(path, tables):
@@ -158,18 +180,21 @@ def write_readme(path, tables):
 
 def readme_tables(results_dir=None):
     """The tables of the README, name -> Markdown."""
-    from adlib import register
+    from repro import register
 
     book = register.load()
     records = results.compare(None, results_dir)
-    return {"results": headline(records, results.ours_alone(records, results_dir),
-                                claims.check(claims.load(), results_dir), book),
-            "costs": costs(results.read_all(results_dir), book)}  # fmt: skip
+    return {
+        "results": headline(
+            records, results.ours_alone(records, results_dir), claims.check(claims.load(), results_dir), book
+        ),
+        "costs": costs(results.read_all(results_dir), book),
+    }
 
 
 def costs(rows, register):
     """What a job of each paper takes, from the rows: minutes, memory, device, as Markdown."""
-    from adlib import plan
+    from repro import plan
 
     lines = []
     for paper in register:
@@ -181,8 +206,16 @@ def costs(rows, register):
             seconds = [cost for some in runs.values() if (cost := plan.run_seconds(some)) is not None]
             memory = [float(row["peak_memory_mb"]) for some in runs.values() for row in some if row["peak_memory_mb"]]
             devices = ", ".join(sorted({row["device"] for some in runs.values() for row in some if row["device"]}))
-            lines.append([f"`{paper}`", dataset, profile, _minutes(seconds),
-                          f"{max(memory) / 1000:.1f} GB" if memory else "", devices])  # fmt: skip
+            lines.append(
+                [
+                    f"`{paper}`",
+                    dataset,
+                    profile,
+                    _minutes(seconds),
+                    f"{max(memory) / 1000:.1f} GB" if memory else "",
+                    devices,
+                ]
+            )
     return markdown_table(["paper", "dataset", "profile", "minutes a class and seed", "memory", "on"], lines)
 
 

@@ -6,11 +6,12 @@
 So that no job meets its code for the first time after hours, on somebody's GPU. What comes out says nothing: its rows
 are marked (`standins.py`). A job takes what the register gives it, cut down to the table [paper.rehearsal].
 """
+
 import os
 from pathlib import Path
 
-from adlib import register, sweep, worker
-from adlib.results import read
+from repro import register, sweep, worker
+from repro.results import read
 
 
 EMBEDDED = ("digits", "textures")  # these are what they are: no stand-ins
@@ -34,8 +35,9 @@ def jobs(book, papers=None, datasets=None):
                 small = cut({**defaults, **one["settings"]}, book[paper].get("rehearsal", {}))
                 given = {**one["settings"], **small}
                 alike = register.job(paper, one["dataset"], one["class"], one["protocol"], 0, "", given)["id"]
-                found.setdefault(alike, register.job(paper, one["dataset"], one["class"], one["protocol"], 0, profile,
-                                                     given))  # fmt: skip
+                found.setdefault(
+                    alike, register.job(paper, one["dataset"], one["class"], one["protocol"], 0, profile, given)
+                )
                 n += 1
     if not found:
         register.jobs(book, papers=papers, datasets=datasets, profile="quick")  # says what is wrong
@@ -68,7 +70,7 @@ def rehearse(jobs, folder, **options):
     as long as no code, notebook or register changes, so a rehearsal that was stopped goes on. Changes this process's
     environment. Raises RuntimeError where a job read anything but stand-ins.
     """
-    from adlib import standins  # imports torch
+    from repro import standins  # imports torch
 
     folder = Path(folder).resolve()
     standins.write(folder / "stand-ins")
@@ -78,6 +80,7 @@ def rehearse(jobs, folder, **options):
     for path in sorted(out.glob("*.csv")):
         for row in read(path):
             if row["status"] == "ok" and row["dataset"] not in EMBEDDED and not row["data"].startswith("stand-in:"):
-                raise RuntimeError(f"{register.describe({**row, 'settings': {}})} was measured on {row['data']}, which "
-                                   "is no stand-in")  # fmt: skip
+                raise RuntimeError(
+                    f"{register.describe({**row, 'settings': {}})} was measured on {row['data']}, which is no stand-in"
+                )
     return report

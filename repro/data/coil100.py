@@ -8,6 +8,7 @@ and 128 x 128 pixels. They are looked for in `root`/coil-100 and `root`/coil100,
 nothing is unpacked, and files of any other name are not looked at. Nobody has split these images: all are train, none
 is test. Nothing is downloaded; PAGE is where they are.
 """
+
 import functools
 import hashlib
 import struct
@@ -16,7 +17,7 @@ import zlib
 
 import torch
 
-from adlib import readers
+from repro.data import readers
 
 
 NAMES = [f"obj{number}" for number in range(1, 101)]
@@ -24,8 +25,16 @@ N_VIEWS = 72
 ARCHIVE = "coil-100.zip"
 PAGE = "https://www1.cs.columbia.edu/CAVE/software/softlib/coil-100.php"
 
-_DAMAGE = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, NotImplementedError,
-           RuntimeError)   # RuntimeError: a member is encrypted
+_DAMAGE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+)  # RuntimeError: a member is encrypted
 
 
 def read(root, size, resample):
@@ -78,7 +87,7 @@ def _known():
 def check_views(splits, where):
     """ValueError, beginning with `where`, for an object with more or fewer views than 72, both splits together."""
     counts = torch.cat([images.labels for images in splits]).bincount()
-    for name, count in zip(NAMES, counts.tolist(), strict=False):   # counts end with the last object that is there
+    for name, count in zip(NAMES, counts.tolist(), strict=False):  # counts end with the last object that is there
         if count not in (0, N_VIEWS):
             raise ValueError(f"{where} holds {count} views of {name}, not {N_VIEWS}")
 
@@ -135,11 +144,13 @@ def _read_archive(path, known, size, resample):
 def _read(where, there, content_of, size, resample):
     """The two `Images`, without source, of views by name; content_of gives the bytes of one."""
     objects = [name for name in NAMES if any(view in there for view in _views(name))]
-    for name in objects:   # before any is read
+    for name in objects:  # before any is read
         missing = [view for view in _views(name) if view not in there]
         if missing:
-            raise ValueError(f"{where} lacks {len(missing)} of the {N_VIEWS} views of {name}, first {missing[0]}: "
-                             "only whole objects may be absent")
+            raise ValueError(
+                f"{where} lacks {len(missing)} of the {N_VIEWS} views of {name}, first {missing[0]}: "
+                "only whole objects may be absent"
+            )
     parts, shape = [], None
     for name in objects:
         views = []
@@ -155,5 +166,7 @@ def _read(where, there, content_of, size, resample):
     labels = torch.tensor([NAMES.index(name) for name in objects]).repeat_interleave(N_VIEWS)
     files = [view for name in objects for view in _views(name)]
     kinds = [name for name in objects for _ in range(N_VIEWS)]
-    return (readers.Images(images, labels, list(NAMES), None, kinds, files, ""),
-            readers.Images(images[:0], labels[:0], list(NAMES), None, [], [], ""))
+    return (
+        readers.Images(images, labels, list(NAMES), None, kinds, files, ""),
+        readers.Images(images[:0], labels[:0], list(NAMES), None, [], [], ""),
+    )

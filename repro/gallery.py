@@ -1,8 +1,9 @@
 """results/gallery: of each paper one executed notebook on real data, without the traces of the machine it ran on.
 
-    job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
-    hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb and two_stage.scores.csv.gz
+job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
+hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb and two_stage.scores.csv.gz
 """
+
 import base64
 import difflib
 import json
@@ -11,9 +12,9 @@ import re
 import tempfile
 from pathlib import Path
 
-from adlib import results, worker
-from adlib.register import CHECKOUT, describe, jobs
-from adlib.sweep import notebook_path, outstanding, rows_path, scores_path
+from repro import results, worker
+from repro.register import CHECKOUT, describe, jobs
+from repro.sweep import notebook_path, outstanding, rows_path, scores_path
 
 
 RESULTS = CHECKOUT / "results"
@@ -31,8 +32,15 @@ def choose(register, paper):
     seeds = [wanted.get("seed", (register[paper].get("seeds") or [0])[0])]
     for profile in ("paper", "quick"):
         # the first, where a paper has two backbones
-        job = jobs(register, [paper], [wanted["dataset"]], [str(wanted["class"])], seeds, profile,
-                   protocols=[wanted.get("protocol", "official")])[0]  # fmt: skip
+        job = jobs(
+            register,
+            [paper],
+            [wanted["dataset"]],
+            [str(wanted["class"])],
+            seeds,
+            profile,
+            protocols=[wanted.get("protocol", "official")],
+        )[0]
         if is_there(job):
             return job
     return job
@@ -66,9 +74,11 @@ def hang(job, licence):
     row = next(row for row in results.read(rows_path(RESULTS, job)) if row["job"] == job["id"])
     given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
     place = f"on `{row['device']}`" if row["device"] else "on a device not recorded"
-    text = (f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
-            f"Settings of the profile: {given}. Code and outputs are of that run; prose and the last section, from the "
-            f"rows under `results/`, are of when this page was hung.  \n{licence}").rstrip()  # fmt: skip
+    text = (
+        f"Profile **{job['profile']}**: {describe(job)}, executed {place}.  \n"
+        f"Settings of the profile: {given}. Code and outputs are of that run; prose and the last section, from the "
+        f"rows under `results/`, are of when this page was hung.  \n{licence}"
+    ).rstrip()
     source = CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
     executed = renewed(notebook.read_text(encoding="utf-8"), source)
     path = _write(job["paper"], executed, text)
@@ -134,8 +144,10 @@ def _fresh(notebook, cells):
 def _write(name, executed, header):
     content = cleaned(executed, header).encode()
     if len(content) > LARGEST:
-        raise ValueError(f"the notebook {name} is {len(content) / 1e6:.1f} MB, more than the gallery's "
-                         f"{LARGEST / 1e6:.1f} MB: make its pictures smaller")  # fmt: skip
+        raise ValueError(
+            f"the notebook {name} is {len(content) / 1e6:.1f} MB, more than the gallery's "
+            f"{LARGEST / 1e6:.1f} MB: make its pictures smaller"
+        )
     path = RESULTS / "gallery" / f"{name}.ipynb"
     results.write_whole(path, content)
     return path
@@ -147,8 +159,10 @@ def cleaned(text, header):
     The same run on another machine gives the same bytes as far as its outputs do.
     """
     notebook = json.loads(text)
-    notebook["metadata"] = {"kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-                            "language_info": {"name": "python"}}  # fmt: skip
+    notebook["metadata"] = {
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+        "language_info": {"name": "python"},
+    }
     cells = [{"cell_type": "markdown", "id": "header", "metadata": {}, "source": header}, *notebook["cells"]]
     for cell in cells:
         cell["source"] = "".join(cell["source"])

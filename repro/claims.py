@@ -6,19 +6,23 @@
 The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are. All figures come
 from the rows under results/ and from the printed tables.
 """
+
 import tomllib
 from pathlib import Path
 
 import numpy as np
 
-from adlib import results
+from repro import results
 
 
 PATH = results.CHECKOUT / "published" / "claims.toml"
 KINDS = {
-    "better": {"where", "metric", "least", "answers"}, "printed": {"where"}, "in_print": {"where", "beside", "over"},
-    "cheaper": {"where"}, "cannot": {"where"},
-}  # fmt: skip
+    "better": {"where", "metric", "least", "answers"},
+    "printed": {"where"},
+    "in_print": {"where", "beside", "over"},
+    "cheaper": {"where"},
+    "cannot": {"where"},
+}
 NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
 
@@ -62,8 +66,9 @@ def check(found, results_dir=None, published_dir=None):
                 else:
                     told = {"test": "none", "ours": test["cannot"], "verdict": "cannot be tested"}
                 kept = {name: claim[name] for name in ("paper", "place", "says")}
-                checked.append({**kept, "where": ", ".join(filter(None, place)), **told,
-                                "answers": test.get("answers", False)})  # fmt: skip
+                checked.append(
+                    {**kept, "where": ", ".join(filter(None, place)), **told, "answers": test.get("answers", False)}
+                )
     return checked
 
 
@@ -104,9 +109,17 @@ def differences(paper, a, b, place, metric, rows):
     Rows of profile `paper` come before those of `quick`; of several backbones the one with most rows counts. b may be a
     baseline (`baselines.csv`): then it is paired by class, with the mean over its seeds.
     """
+
     def of(method, owners):
-        return [row for row in rows if row["method"] == method and row["paper"] in owners and row[metric]
-                and (row["dataset"], row["protocol"]) == place and not row["weights"].endswith("/random")]  # fmt: skip
+        return [
+            row
+            for row in rows
+            if row["method"] == method
+            and row["paper"] in owners
+            and row[metric]
+            and (row["dataset"], row["protocol"]) == place
+            and not row["weights"].endswith("/random")
+        ]
 
     ours = of(a, [paper])
     others = of(b, [paper]) or of(b, ["baselines"])
@@ -146,7 +159,7 @@ def _better(paper, test, place, rows):
 
 
 def _decided(margins):
-    """"holds", "does not hold" or "undecided", by the mean of margins over seeds and its 95 % t-interval."""
+    """ "holds", "does not hold" or "undecided", by the mean of margins over seeds and its 95 % t-interval."""
     mean = margins.mean()
     if len(margins) > 1:
         half = results.t_quantile(len(margins)) * margins.std(ddof=1) / np.sqrt(len(margins))
@@ -185,8 +198,13 @@ def _cheaper(paper, test, place, rows):
 
 def _printed(paper, test, place, records):
     metric = test["printed"]
-    some = [one for one in records if one["paper"] == one["method"] == paper and one["metric"] == metric
-            and (one["dataset"], one["protocol"]) == place]  # fmt: skip
+    some = [
+        one
+        for one in records
+        if one["paper"] == one["method"] == paper
+        and one["metric"] == metric
+        and (one["dataset"], one["protocol"]) == place
+    ]
     one = min(some, key=lambda one: (not one["n_seeds"], some.index(one)))  # a backbone that ran, else the first
     label = f" ({one['weights']})" if one["weights"] else ""
     name = f"printed {NAMES[metric]}{label} {one['published']:.3f}"
@@ -199,8 +217,11 @@ def _printed(paper, test, place, records):
 def _in_print(paper, test, place, folder):
     metric = test["in_print"]
     over = test.get("over", "mean")
-    cells = [one for one in results.published(paper, folder) if one["metric"] == metric and one["class"] == over
-             and (one["dataset"], one["protocol"]) == place]  # fmt: skip
+    cells = [
+        one
+        for one in results.published(paper, folder)
+        if one["metric"] == metric and one["class"] == over and (one["dataset"], one["protocol"]) == place
+    ]
     own = max((one for one in cells if one["method"] == paper), key=lambda one: one["value"])
     beside = test.get("beside") or {one["method"] for one in cells} - {paper}
     best = max((one for one in cells if one["method"] in beside), key=lambda one: one["value"])

@@ -1,14 +1,15 @@
 """Does a committed row come out again? The same job on this machine, set beside the row and the spread of its seeds.
 
-    again = verify.committed(jobs(register, papers=["two_stage"], profile="quick"), "results")
-    sweep.reproduce(again, "build/verify")              # an empty folder
-    records = verify.compare(again, "results", "build/verify")
+again = verify.committed(jobs(register, papers=["two_stage"], profile="quick"), "results")
+sweep.reproduce(again, "build/verify")              # an empty folder
+records = verify.compare(again, "results", "build/verify")
 """
+
 import math
 import statistics
 
-from adlib import results
-from adlib.sweep import outstanding, rows_path
+from repro import results
+from repro.sweep import outstanding, rows_path
 
 
 def committed(jobs, folder):
@@ -33,9 +34,17 @@ def compare(jobs, old_folder, new_folder):
             again = fresh.get(_key(row))
             for metric in (metric for metric in results.METRICS if row[metric]):
                 seeds = [float(one[metric]) for one in old if _key(one) == _key(row) and one[metric]]
-                records.append({"job": job, "method": row["method"], "metric": metric, "old_run": _run(row),
-                                "new_run": again and _run(again), "n_seeds": len(seeds),
-                                **_judged(float(row[metric]), again and float(again[metric]), seeds)})  # fmt: skip
+                records.append(
+                    {
+                        "job": job,
+                        "method": row["method"],
+                        "metric": metric,
+                        "old_run": _run(row),
+                        "new_run": again and _run(again),
+                        "n_seeds": len(seeds),
+                        **_judged(float(row[metric]), again and float(again[metric]), seeds),
+                    }
+                )
     return records
 
 
@@ -61,7 +70,7 @@ def _run(row):
 
 def table(records):
     """The records as lines of text, below a line for each job."""
-    from adlib.register import describe
+    from repro.register import describe
 
     lines, before = [], None
     for record in records:
@@ -72,8 +81,10 @@ def table(records):
         new = "-" if record["new"] is None else f"{record['new']:.6f}"
         difference = "-" if record["difference"] is None else f"{record['difference']:+.6f}"
         spread = "one seed" if record["spread"] is None else f"{record['spread']:.4f} ({record['n_seeds']} seeds)"
-        lines.append(f"  {record['method']:26}{record['metric']:18}{record['old']:9.6f}{new:>10}{difference:>12}  "
-                     f"{spread:20}{record['verdict']}")  # fmt: skip
+        lines.append(
+            f"  {record['method']:26}{record['metric']:18}{record['old']:9.6f}{new:>10}{difference:>12}  "
+            f"{spread:20}{record['verdict']}"
+        )
     counts = {}
     for record in records:
         counts[record["verdict"]] = counts.get(record["verdict"], 0) + 1

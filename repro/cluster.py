@@ -8,6 +8,7 @@ its path, and the data; what a job gives comes back through the scheduler, so th
 and that one whose worker died runs again elsewhere, is the scheduler's affair: it gives a job up once four workers died
 of it. Checkpoints stay on the worker and go with it.
 """
+
 import contextlib
 import json
 import tempfile
@@ -15,13 +16,13 @@ import threading
 from concurrent.futures import CancelledError, Executor
 from pathlib import Path
 
-from adlib import worker
-from adlib.files import write_whole
-from adlib.register import CHECKOUT, fingerprint
+from repro import worker
+from repro.files import write_whole
+from repro.register import CHECKOUT, fingerprint
 
 
-TOPIC = "adlib"     # of the events by which workers tell how far their jobs are
-TELL_EVERY = 2      # seconds
+TOPIC = "adlib"  # of the events by which workers tell how far their jobs are
+TELL_EVERY = 2  # seconds
 
 
 @contextlib.contextmanager
@@ -48,8 +49,9 @@ def connect(address, jobs, resources=None, timeout=30):
         executor = client.get_executor(pure=False, **({"resources": resources} if resources else {}))
         yield n_now, lambda number: _Slot(executor, folders)
     except CancelledError:
-        raise RuntimeError(f"the scheduler at {address} is gone; what was finished is kept, and the same command goes "
-                           "on from there") from None  # fmt: skip
+        raise RuntimeError(
+            f"the scheduler at {address} is gone; what was finished is kept, and the same command goes on from there"
+        ) from None
     finally:
         client.close(timeout=5)
 
@@ -61,25 +63,32 @@ def _check(client, address, jobs, resources, timeout):
     except TimeoutError:
         raise ValueError(f"the scheduler at {address} has no workers") from None
     workers = client.scheduler_info(n_workers=-1)["workers"]
-    able = {name: info for name, info in workers.items()
-            if all(info["resources"].get(one, 0) >= amount for one, amount in resources.items())}  # fmt: skip
+    able = {
+        name: info
+        for name, info in workers.items()
+        if all(info["resources"].get(one, 0) >= amount for one, amount in resources.items())
+    }
     if not able:
-        offered = sorted({f"{one}={amount:g}" for info in workers.values()
-                          for one, amount in info["resources"].items()})  # fmt: skip
+        offered = sorted(
+            {f"{one}={amount:g}" for info in workers.values() for one, amount in info["resources"].items()}
+        )
         wanted = ",".join(f"{one}={amount:g}" for one, amount in resources.items())
         raise ValueError(f"no worker at {address} offers {wanted}; they offer {', '.join(offered) or 'no resources'}")
     told = client.run(examine, jobs, workers=list(able), on_error="return")
     for name, one in told.items():
         if isinstance(one, Exception):
-            raise ValueError(f"worker {name} cannot look at the jobs ({worker.last_line(one)}): it needs this checkout "
-                             "on its path") from None  # fmt: skip
+            raise ValueError(
+                f"worker {name} cannot look at the jobs ({worker.last_line(one)}): it needs this checkout on its path"
+            ) from None
         if one["code"] != fingerprint():
             raise ValueError(f"worker {name} has another version of the code ({one['code']}, here {fingerprint()})")
         lacking = [thing for thing in one["missing"] if not thing["is_downloaded"]]
         if lacking:
             raise ValueError(f"worker {name} lacks {lacking[0]['what']}: {lacking[0]['how']}")
-    return sum(min([info["nthreads"], *(int(info["resources"][one] // amount) for one, amount in resources.items())])
-               for info in able.values())  # fmt: skip
+    return sum(
+        min([info["nthreads"], *(int(info["resources"][one] // amount) for one, amount in resources.items())])
+        for info in able.values()
+    )
 
 
 class _Slot(Executor):
@@ -107,6 +116,7 @@ def _told(event, folders):
 
 
 # ---- on the worker -------------------------------------------------------------------------------------------------
+
 
 def run_job(job, options):
     """`worker.run_job` on a worker of the cluster, telling how far it is."""
@@ -139,6 +149,6 @@ def _tell(me, job, work, over):
 
 def examine(jobs):
     """What a worker has: {"code": `fingerprint()`, "missing": what the jobs need and it lacks (`plan.missing`)}."""
-    from adlib import plan
+    from repro import plan
 
     return {"code": fingerprint(), "missing": plan.missing(jobs)}

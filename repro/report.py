@@ -5,14 +5,15 @@
 It needs neither network nor scripts: equations are MathML, pictures lie within. Code is folded to its first line, but
 for training loops.
 """
+
 import functools
 import html
 import json
 import re
 from pathlib import Path
 
-from adlib.files import write_whole
-from adlib.register import CHECKOUT, load
+from repro.files import write_whole
+from repro.register import CHECKOUT, load
 
 
 STYLE = """
@@ -64,10 +65,12 @@ def page(parts, title):
         found = re.search(r"<h1[^>]*>(.*?)</h1>", body, re.DOTALL)
         sections.append(f'<section id="{path.stem}">\n{body}\n</section>')
         links.append(f'<a href="#{path.stem}">{found[1] if found else path.stem}</a>')
-    return (f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-            f"<style>{STYLE}{_code_style()}</style>\n</head>\n<body>\n<nav>\n{chr(10).join(links)}\n</nav>\n<main>\n"
-            f"{chr(10).join(sections)}\n</main>\n</body>\n</html>\n")  # fmt: skip
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{html.escape(title)}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{STYLE}{_code_style()}</style>\n</head>\n<body>\n<nav>\n{chr(10).join(links)}\n</nav>\n<main>\n"
+        f"{chr(10).join(sections)}\n</main>\n</body>\n</html>\n"
+    )
 
 
 def notebook(content, render):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from adlib import device as machine
+from adlib import machine
 
 
 def test_an_unknown_device_is_one_sentence():

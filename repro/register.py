@@ -8,6 +8,7 @@ A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings,
 so that other settings make another job. What the register does not hold (other settings, seeds or classes, a user's
 own images) is a trial: it may run, but not into results/.
 """
+
 import hashlib
 import json
 import tomllib
@@ -22,10 +23,13 @@ _PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehears
 # The cross matrix, every method on every dataset: each dataset's first protocol, and two classes of it, for time
 # (of CIFAR-100, COIL-100 and MVTec AD such as the copies at hand hold). A run with `cross = true` is over these.
 CROSS = {
-    "mnist": ("official", ["8", "2"]), "fashion_mnist": ("official", ["sandal", "shirt"]),
-    "cifar10": ("official", ["plane", "car"]), "cifar100": ("superclass", ["cup", "apple"]),
-    "coil100": ("80-20", ["obj7", "obj28"]), "mvtec": ("official", ["bottle", "pill"]),
-}  # fmt: skip
+    "mnist": ("official", ["8", "2"]),
+    "fashion_mnist": ("official", ["sandal", "shirt"]),
+    "cifar10": ("official", ["plane", "car"]),
+    "cifar100": ("superclass", ["cup", "apple"]),
+    "coil100": ("80-20", ["obj7", "obj28"]),
+    "mvtec": ("official", ["bottle", "pill"]),
+}
 _RUN_KEYS = ["datasets", "protocols", "classes", "cross", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
 _OWN_KEYS = ["like", "settings"]
@@ -62,8 +66,18 @@ def load(path=None):
     return register
 
 
-def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile="paper", settings=None,
-         protocols=None, backbones=None, cross=False):  # fmt: skip
+def jobs(
+    register,
+    papers=None,
+    datasets=None,
+    classes=None,
+    seeds=None,
+    profile="paper",
+    settings=None,
+    protocols=None,
+    backbones=None,
+    cross=False,
+):
     """The jobs of one profile, first all of the first seed: a list of dicts (see the top of this file).
 
     papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it); a job without
@@ -83,20 +97,34 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
     own = [_absolute(name) for name in datasets or [] if name.startswith(_OWN_IMAGES)]
     named = None if datasets is None else [name for name in datasets if not name.startswith(_OWN_IMAGES)]
 
-    runs = [(paper, run) for paper in papers for run in register[paper].get("runs", [])
-            if profile in run.get("profiles", ["quick", "paper"])]  # fmt: skip
+    runs = [
+        (paper, run)
+        for paper in papers
+        for run in register[paper].get("runs", [])
+        if profile in run.get("profiles", ["quick", "paper"])
+    ]
     there = {name: None for _, run in runs for name in run["datasets"]}
     if named:
         _choose(named, there, f"dataset of {', '.join(papers)} in profile {profile}")
-    cells = [(paper, name, protocol, run) for paper, run in runs for name in run["datasets"]
-             for protocol in _run_protocols(name, run)
-             if (named is None or name in named) and (protocols is None or protocol in protocols)]  # fmt: skip
+    cells = [
+        (paper, name, protocol, run)
+        for paper, run in runs
+        for name in run["datasets"]
+        for protocol in _run_protocols(name, run)
+        if (named is None or name in named) and (protocols is None or protocol in protocols)
+    ]
     if not cells and not own:
         held = {protocol: None for _, run in runs for name in run["datasets"] for protocol in _run_protocols(name, run)}
-        raise ValueError(f"the register holds no job of {', '.join(papers)} for profile {profile} and protocol "
-                         f"{', '.join(protocols or ['any'])}; its protocols there: {', '.join(held) or 'none'}")
-    cells += [(paper, name, protocol, _own_run(register[paper], profile)) for paper in papers for name in own
-              for protocol in protocols or ["official"]]  # fmt: skip
+        raise ValueError(
+            f"the register holds no job of {', '.join(papers)} for profile {profile} and protocol "
+            f"{', '.join(protocols or ['any'])}; its protocols there: {', '.join(held) or 'none'}"
+        )
+    cells += [
+        (paper, name, protocol, _own_run(register[paper], profile))
+        for paper in papers
+        for name in own
+        for protocol in protocols or ["official"]
+    ]
 
     def settings_of(paper, run):
         return {**register[paper].get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
@@ -106,7 +134,7 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
         _choose(backbones, there, f"backbone of {', '.join(papers)} in profile {profile}")
         cells = [cell for cell in cells if settings_of(cell[0], cell[3]).get("backbone") in backbones]
 
-    from adlib import data  # imports torch: not before it is known that there is something to run
+    from repro import data  # imports torch: not before it is known that there is something to run
 
     for _, name, protocol, _ in cells:
         data.check_protocol(name, protocol)
@@ -124,8 +152,11 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
         found += [job(paper, name, normal, protocol, seed, profile, given) for seed in run_seeds for normal in normals]
     if cross:
         fields = {(name, protocol, normal) for name, (protocol, normals) in CROSS.items() for normal in normals}
-        found = [one for one in found if (one["dataset"], one["protocol"], one["class"]) in fields
-                 and (seeds or one["seed"] == 0)]  # fmt: skip
+        found = [
+            one
+            for one in found
+            if (one["dataset"], one["protocol"], one["class"]) in fields and (seeds or one["seed"] == 0)
+        ]
         if not found:
             raise ValueError(f"the cross matrix is over {', '.join(CROSS)}: none of its fields is chosen")
     by_id = {one["id"]: one for one in found}  # two runs may hold the same job
@@ -134,8 +165,15 @@ def jobs(register, papers=None, datasets=None, classes=None, seeds=None, profile
 
 def job(paper, dataset, normal, protocol, seed, profile, settings):
     """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
-    one = {"paper": paper, "dataset": dataset, "class": normal, "protocol": protocol, "seed": seed,
-           "profile": profile, "settings": dict(settings)}  # fmt: skip
+    one = {
+        "paper": paper,
+        "dataset": dataset,
+        "class": normal,
+        "protocol": protocol,
+        "seed": seed,
+        "profile": profile,
+        "settings": dict(settings),
+    }
     text = json.dumps(one, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**one, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
@@ -176,8 +214,14 @@ def describe(one):
 def fingerprint():
     """The first 12 hex digits of the SHA-256 of all that decides what a job gives: adlib/, notebooks/, the register."""
     digest = hashlib.sha256()
-    for path in sorted([*CHECKOUT.glob("adlib/*.py"), *CHECKOUT.glob("notebooks/*.ipynb"),
-                        CHECKOUT / "experiments.toml"]):  # fmt: skip
+    for path in sorted(
+        [
+            *CHECKOUT.glob("adlib/*.py"),
+            *CHECKOUT.glob("repro/**/*.py"),
+            *CHECKOUT.glob("notebooks/*.ipynb"),
+            CHECKOUT / "experiments.toml",
+        ]
+    ):
         digest.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
@@ -199,8 +243,13 @@ def _absolute(name):
 def _own_run(table, profile):
     """A run for a user's images: with the settings of the first run on the dataset that they are most like."""
     own = table.get("own", {})
-    alike = [run for run in table.get("runs", []) if own.get("like") in run["datasets"] and not run.get("cross")
-             and profile in run.get("profiles", ["quick", "paper"])]  # fmt: skip
+    alike = [
+        run
+        for run in table.get("runs", [])
+        if own.get("like") in run["datasets"]
+        and not run.get("cross")
+        and profile in run.get("profiles", ["quick", "paper"])
+    ]
     return {"settings": {**(alike[0].get("settings", {}) if alike else {}), **own.get("settings", {})}}
 
 
@@ -211,7 +260,7 @@ def _run_protocols(name, run):
 
 def _run_classes(name, run):
     """The classes of a run, by the names of `data`."""
-    from adlib import data
+    from repro import data
 
     wanted = CROSS[name][1] if run.get("cross") else run.get("classes", "all")
     names = data.class_names(name)
@@ -220,13 +269,14 @@ def _run_classes(name, run):
 
 def _named_classes(name, cells, classes):
     """The wanted classes that dataset `name` has; a class that none of the datasets of `cells` has is a ValueError."""
-    from adlib import data
+    from repro import data
 
     found = []
     for wanted in classes:
         # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
-        if name == "coil100" and any(str(wanted) in data.class_names(other) for _, other, _, _ in cells
-                                     if other != name):  # fmt: skip
+        if name == "coil100" and any(
+            str(wanted) in data.class_names(other) for _, other, _, _ in cells if other != name
+        ):
             continue
         try:
             found.append(data.class_names(name)[data.class_index(name, wanted)])

@@ -8,6 +8,7 @@ whose worker died is submitted again to a new one. Only the parent writes under 
 `checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again. What is
 shown meanwhile stands in `display.py`; the same is kept, job by job, in out/logs/.
 """
+
 import hashlib
 import json
 import multiprocessing
@@ -22,10 +23,10 @@ from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adlib import results
-from adlib.display import Display, progress_text
-from adlib.register import CHECKOUT, describe, place
-from adlib.worker import (
+from repro import results
+from repro.display import Display, progress_text
+from repro.register import CHECKOUT, describe, place
+from repro.worker import (
     cell_seconds,
     cores,
     job_parameters,
@@ -34,7 +35,7 @@ from adlib.worker import (
     left_outcome,
     process_slot,
     whole_notebook,
-)  # fmt: skip
+)
 
 
 ATTEMPTS = 3  # times that a job is submitted while its workers die
@@ -89,8 +90,7 @@ def outstanding(jobs, out):
     return [job for job in jobs if job not in done and job not in stale], done, stale
 
 
-def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None, gpus=(), new_slot=None,
-              waits=False):  # fmt: skip
+def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None, gpus=(), new_slot=None, waits=False):
     """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two for each GPU, or where there are none
     two, if there are as many cores).
 
@@ -121,10 +121,12 @@ def reproduce(jobs, out, n_jobs=None, device="auto", force=False, notebooks=None
     options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
     started, inside, there = time.monotonic(), 0.0, 0.0
     with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as root:
+
         def own_slot(number):
             return process_slot(max(1, cores() // n_jobs), root, gpus[number % len(gpus)] if gpus else None)
 
         with _Slots(n_jobs, new_slot or own_slot) as slots, Display(len(todo), n_jobs) as display:
+
             def show(finished, running):
                 display.show(finished, len(report["failed"]), [one for one in running if one["progress"] or not waits])
 
@@ -176,8 +178,15 @@ class _Slots:
                 _carry(checkpoint_path(out, job), os.path.join(work, CHECKPOINT))
                 _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
                 future = self._submit(number, job, {**options, "work": work})
-                running[future] = {"number": number, "job": job, "attempt": attempt, "work": work,
-                                   "since": time.monotonic(), "progress": None, "noted": 0.0}  # fmt: skip
+                running[future] = {
+                    "number": number,
+                    "job": job,
+                    "attempt": attempt,
+                    "work": work,
+                    "since": time.monotonic(),
+                    "progress": None,
+                    "noted": 0.0,
+                }
             show(finished, list(running.values()))
             done = wait(running, timeout=0.5, return_when=FIRST_COMPLETED).done
             for one in running.values():
@@ -249,8 +258,14 @@ def _failure(error, work):
         text = whole_notebook(Path(work, "executed.ipynb"))
     except OSError:  # it failed anyhow
         text = None
-    return {"rows": [], "scores": None, "notebook": text, "error": error, "seconds": 0.0,
-            "cell_seconds": cell_seconds(text)}  # fmt: skip
+    return {
+        "rows": [],
+        "scores": None,
+        "notebook": text,
+        "error": error,
+        "seconds": 0.0,
+        "cell_seconds": cell_seconds(text),
+    }
 
 
 def _carry(source, target):
@@ -291,9 +306,13 @@ def _keep(out, job, outcome):
         if outcome["notebook"]:
             results.write_whole(failed, outcome["notebook"].encode())
         names = ("paper", "dataset", "protocol", "class", "seed", "profile")
-        row = results.row(**{name: job[name] for name in names}, job=job["id"], status="failed",
-                          settings=json.dumps(job["settings"], sort_keys=True, separators=(",", ":")),
-                          error=outcome["error"])  # fmt: skip
+        row = results.row(
+            **{name: job[name] for name in names},
+            job=job["id"],
+            status="failed",
+            settings=json.dumps(job["settings"], sort_keys=True, separators=(",", ":")),
+            error=outcome["error"],
+        )
         results.merge(rows_path(out, job), [row])
         return
     results.write_whole(path, outcome["notebook"].encode())
@@ -308,11 +327,12 @@ def _keep(out, job, outcome):
 
 def commit():
     """The short hash of the checkout's commit, '+dirty' where code, notebooks or register differ; '' without git."""
+
     def git(*words):
         return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        dirty = git("status", "--porcelain", "--", "adlib", "notebooks", "experiments.toml")
+        dirty = git("status", "--porcelain", "--", "adlib", "repro", "notebooks", "experiments.toml")
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return ""

@@ -1,8 +1,9 @@
 """Files that are whole or not there: written beside themselves and renamed, and read with every line checked.
 
-    write_whole("results/two_stage.csv", b"paper,method\\n...")
-    for number, cells in read_table("results/two_stage.csv", ["paper", "method"]): ...
+write_whole("results/two_stage.csv", b"paper,method\\n...")
+for number, cells in read_table("results/two_stage.csv", ["paper", "method"]): ...
 """
+
 import contextlib
 import csv
 import io
@@ -57,17 +58,3 @@ def read_table(path, columns):
     if not text.endswith("\n"):
         raise ValueError(f"{path}, line {reader.line_num}: the file ends in the middle of a line")
     return rows
-
-
-def read_tensors(path, device="cpu"):
-    """What `torch.save` wrote to a file, tensors on `device`. What would run code when it is read is refused.
-
-    Raises ValueError naming the file where it is damaged, or holds more than tensors and plain values.
-    """
-    import torch  # here, for the sweep does without
-
-    try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error

@@ -1,8 +1,9 @@
 """What every notebook asks of the machine: which device, one seed for everything, how long, how much memory.
 
-    device = device_module.pick("auto")
-    generator = device_module.seed_everything(0, device)
+device = device_module.pick("auto")
+generator = device_module.seed_everything(0, device)
 """
+
 import contextlib
 import resource
 import sys
@@ -15,7 +16,7 @@ SCORING_BATCH = 64  # images scored at once where ms_per_image is measured
 
 
 def pick(device="auto"):
-    """"auto" -> cuda, mps or cpu, whichever is there first; any other name as torch takes it. Raises ValueError."""
+    """ "auto" -> cuda, mps or cpu, whichever is there first; any other name as torch takes it. Raises ValueError."""
     if device == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -94,3 +95,15 @@ def peak_memory_mb(device):
         return torch.cuda.max_memory_allocated(device) / 1e6
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes on macOS, kB on Linux
+
+
+def read_tensors(path, device="cpu"):
+    """What `torch.save` wrote to a file, tensors on `device`. What would run code when it is read is refused.
+
+    Raises ValueError naming the file where it is damaged, or holds more than tensors and plain values.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error

@@ -5,24 +5,26 @@
 `missing`, `stand_ins` and `seconds` take the plain jobs of `register.jobs` and serve programs too; the first two look
 at the machine they are called on, as ADLIB_DATA, ADLIB_CACHE and ADLIB_OFFLINE of that process say.
 """
+
 import functools
 import json
 import os
 import textwrap
 from pathlib import Path
 
-from adlib.register import CHECKOUT, place
-from adlib.rows import of_stand_ins, read, standing
+from repro.register import CHECKOUT, place
+from repro.rows import of_stand_ins, read, standing
 
 
-WIDTH = 120     # of what is printed below the table
-N_DEVICES = 3   # columns of the table
-N_NAMED = 8     # classes named on one line
+WIDTH = 120  # of what is printed below the table
+N_DEVICES = 3  # columns of the table
+N_NAMED = 8  # classes named on one line
 # Methods whose training is a part of what another method's row says already: train_seconds there are sums.
 PART_OF = {"two_stage_mse": "two_stage", "two_stage_ssim": "two_stage", "rotnet": "two_stage", "ocsvm_oracle": "ocsvm"}
 
 
 # ---- what is not there ---------------------------------------------------------------------------------------------
+
 
 def missing(jobs):
     """What the jobs need and this machine has not: a list of dicts, in the order of the jobs that need it.
@@ -33,7 +35,8 @@ def missing(jobs):
     counts as there. What just lies prepared counts at the size that a job asks for. Raises ValueError for an unknown
     dataset or backbone.
     """
-    from adlib import backbones, data  # these import torch, as `register.jobs` does
+    from adlib import backbones  # these import torch, as `register.jobs` does
+    from repro import data  # these import torch, as `register.jobs` does
 
     # a few questions for all the jobs; asked anew by the next call, for files come and go
     classes, file = functools.cache(data.there), functools.cache(backbones.there)
@@ -47,7 +50,9 @@ def missing(jobs):
 
 def stand_ins(jobs):
     """What these jobs would read that is a stand-in, so that their rows count for nothing: a list of names."""
-    from adlib import backbones, data, readers
+    from adlib import backbones
+    from repro import data
+    from repro.data import readers
 
     images = dict.fromkeys((job["dataset"], job["class"] if job["dataset"] == "mvtec" else None) for job in jobs)
     found = [name for name, category in images if data.stand_in(name, category)]
@@ -59,7 +64,8 @@ def stand_ins(jobs):
 
 def _lacking_images(job, there):
     """[(what, how, is_downloaded)] of the images of a job, [] where they are there; there: `data.there`."""
-    from adlib import coil100, data, mvtec
+    from repro import data
+    from repro.data import coil100, mvtec
 
     name, normal = job["dataset"], job["class"]
     kind, colon, path = name.partition(":")
@@ -115,6 +121,7 @@ def _or_download(put, can=True):
 
 
 # ---- how long it takes ---------------------------------------------------------------------------------------------
+
 
 def seconds(jobs, rows):
     """How long each job should take, by the rows there are: {device: {id of the job: (seconds, is_alike)}}.
@@ -174,13 +181,14 @@ def run_seconds(rows):
 
 # ---- what is printed -----------------------------------------------------------------------------------------------
 
+
 def text(jobs, out, force=False, words=""):
     """The plan of these jobs, with rows under `out`, as text of under 80 lines for all jobs of a profile.
 
     Estimates are from the rows under `out` and those of results/. force: done and stale jobs are to run too. words:
     what was given to make, to be shown in the command. Raises ValueError for a damaged result file, and as `missing`.
     """
-    from adlib.sweep import outstanding, rows_path
+    from repro.sweep import outstanding, rows_path
 
     todo, done, stale = outstanding(jobs, out)
     todo = list(jobs) if force else todo
@@ -190,14 +198,18 @@ def text(jobs, out, force=False, words=""):
     devices = sorted(known, key=lambda device: (-len(known[device]), device))  # first what tells of most jobs
     notes = []
     if known:
-        notes.append("hours left: one job at a time on that device, by what the rows say of training and scoring; "
-                     "reading data, kernels and pictures come on top. Two jobs at once on two cores share them, one "
-                     "thread each; on one GPU they share it.")  # fmt: skip
+        notes.append(
+            "hours left: one job at a time on that device, by what the rows say of training and scoring; "
+            "reading data, kernels and pictures come on top. Two jobs at once on two cores share them, one "
+            "thread each; on one GPU they share it."
+        )
     if any(not is_alike for some in known.values() for _, is_alike in some.values()):
         notes.append("~: in part from rows of other settings, such as more or fewer methods")
     if unknown := sum(all(job["id"] not in some for some in known.values()) for job in todo):
-        notes.append(f"unknown: {unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, "
-                     "protocol, profile and backbone)")  # fmt: skip
+        notes.append(
+            f"unknown: {unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, "
+            "protocol, profile and backbone)"
+        )
     if devices[N_DEVICES:]:
         notes.append(f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}")
     failed = {row["job"] for row in rows if row["status"] == "failed"}
@@ -224,11 +236,21 @@ def _table(jobs, todo, done, stale, known, devices):
     lines = [["paper", "dataset", "protocol", "jobs", "done", "stale", "to run", *devices]]
     for label, ids in groups.items():
         *counts, left = ([one for one in ids if one in part] for part in parts)
-        lines.append([*label, *(str(len(some)) for some in (*counts, left)),
-                      *(_hours([of_device.get(one) for one in left]) for of_device in known)])  # fmt: skip
+        lines.append(
+            [
+                *label,
+                *(str(len(some)) for some in (*counts, left)),
+                *(_hours([of_device.get(one) for one in left]) for of_device in known),
+            ]
+        )
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(cell.ljust(width) if i < 3 else cell.rjust(width)
-                      for i, (cell, width) in enumerate(zip(line, widths, strict=True))) for line in lines]  # fmt: skip
+    return [
+        "  ".join(
+            cell.ljust(width) if i < 3 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    ]
 
 
 def _hours(found):
@@ -242,7 +264,7 @@ def _hours(found):
 
 def _needs(todo):
     """The lines on data and weights: what is missing, classes of one dataset together, and what is a stand-in."""
-    from adlib.data import CLASS_NAMES
+    from repro.data import CLASS_NAMES
 
     groups = {}
     for one in missing(todo):
@@ -263,5 +285,8 @@ def _needs(todo):
 
 
 def _wrapped(paragraphs):
-    return [line for text in paragraphs for line in textwrap.wrap(
-        text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)]  # fmt: skip
+    return [
+        line
+        for text in paragraphs
+        for line in textwrap.wrap(text, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    ]

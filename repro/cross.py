@@ -7,11 +7,12 @@
 Each dataset in its first protocol, over two of its classes (`register.CROSS`), seed 0. No verdict hangs on it: it is
 not what the papers print.
 """
+
 import statistics
 
-from adlib.register import CROSS
-from adlib.results import markdown_table
-from adlib.rows import of_stand_ins
+from repro.register import CROSS
+from repro.results import markdown_table
+from repro.rows import of_stand_ins
 
 
 def matrix(rows):
@@ -22,9 +23,18 @@ def matrix(rows):
     paper; never random weights, nor stand-ins. Left out are other settings of a method (two_stage_mse beside
     two_stage). Methods in the order of their papers, baselines last, the paper's own method first.
     """
-    good = [row for row in rows if row["status"] == "ok" and row["seed"] == "0" and row["auroc"]
-            and not of_stand_ins(row) and row["dataset"] in CROSS and row["protocol"] == CROSS[row["dataset"]][0]
-            and row["class"] in CROSS[row["dataset"]][1] and not row["weights"].endswith("/random")]  # fmt: skip
+    good = [
+        row
+        for row in rows
+        if row["status"] == "ok"
+        and row["seed"] == "0"
+        and row["auroc"]
+        and not of_stand_ins(row)
+        and row["dataset"] in CROSS
+        and row["protocol"] == CROSS[row["dataset"]][0]
+        and row["class"] in CROSS[row["dataset"]][1]
+        and not row["weights"].endswith("/random")
+    ]
     methods = {(row["paper"], row["method"]) for row in good}
     groups = {}
     for row in good:
@@ -36,23 +46,36 @@ def matrix(rows):
         if len(found) == len(CROSS[dataset][1]):
             cells.setdefault((paper, method, dataset), []).append((how, list(found.values())))
     order = list(CROSS)
-    return sorted((_cell(key, some) for key, some in cells.items()), key=lambda one: (
-        one["paper"] == "baselines", one["paper"], one["method"] != one["paper"], one["method"],
-        order.index(one["dataset"])))  # fmt: skip
+    return sorted(
+        (_cell(key, some) for key, some in cells.items()),
+        key=lambda one: (
+            one["paper"] == "baselines",
+            one["paper"],
+            one["method"] != one["paper"],
+            one["method"],
+            order.index(one["dataset"]),
+        ),
+    )
 
 
 def _cell(key, some):
     """The cell of one method and dataset: of several profiles and settings the quick one, then the newest."""
-    (profile, weights, image_size), rows = max(some, key=lambda one: (
-        one[0][0] == "quick", max(row["finished"] for row in one[1])))  # fmt: skip
+    (profile, weights, image_size), rows = max(
+        some, key=lambda one: (one[0][0] == "quick", max(row["finished"] for row in one[1]))
+    )
 
     def mean(name):
         values = [float(row[name]) for row in rows if row[name] != ""]
         return statistics.fmean(values) if len(values) == len(rows) else None
 
-    return {**dict(zip(("paper", "method", "dataset"), key, strict=True)), "profile": profile, "weights": weights,
-            "image_size": image_size, "device": ", ".join(sorted({row["device"] for row in rows})),
-            **{name: mean(name) for name in ("auroc", "train_seconds", "ms_per_image", "n_parameters")}}  # fmt: skip
+    return {
+        **dict(zip(("paper", "method", "dataset"), key, strict=True)),
+        "profile": profile,
+        "weights": weights,
+        "image_size": image_size,
+        "device": ", ".join(sorted({row["device"] for row in rows})),
+        **{name: mean(name) for name in ("auroc", "train_seconds", "ms_per_image", "n_parameters")},
+    }
 
 
 def grid(cells):
@@ -68,11 +91,22 @@ def table(cells):
     methods, datasets, auroc, marks = grid(cells)
     papers = {cell["method"]: cell["paper"] for cell in cells}
     header = ["method", "of", *(f"{name} ({', '.join(CROSS[name][1])})" for name in datasets)]
-    return markdown_table(header, [
-        [f"**{method}**" if method == papers[method] else method, papers[method],
-         *(f"{auroc[method, name]:.3f} {marks.get((method, name), '')}".strip() if (method, name) in auroc else ""
-           for name in datasets)] for method in methods
-    ])  # fmt: skip
+    return markdown_table(
+        header,
+        [
+            [
+                f"**{method}**" if method == papers[method] else method,
+                papers[method],
+                *(
+                    f"{auroc[method, name]:.3f} {marks.get((method, name), '')}".strip()
+                    if (method, name) in auroc
+                    else ""
+                    for name in datasets
+                ),
+            ]
+            for method in methods
+        ],
+    )
 
 
 def costs(cells):
@@ -80,9 +114,17 @@ def costs(cells):
     lines = []
     for method in dict.fromkeys(cell["method"] for cell in cells):
         some = [cell for cell in cells if cell["method"] == method]
-        lines.append([method, str(len(some)), *(span([cell[name] for cell in some if cell[name] is not None])
-                      for name in ("train_seconds", "ms_per_image", "n_parameters")),
-                      ", ".join(dict.fromkeys(cell["device"] for cell in some))])  # fmt: skip
+        lines.append(
+            [
+                method,
+                str(len(some)),
+                *(
+                    span([cell[name] for cell in some if cell[name] is not None])
+                    for name in ("train_seconds", "ms_per_image", "n_parameters")
+                ),
+                ", ".join(dict.fromkeys(cell["device"] for cell in some)),
+            ]
+        )
     return markdown_table(["method", "datasets", "seconds to train", "ms an image", "parameters", "device"], lines)
 
 
@@ -101,6 +143,13 @@ def against_cost(cells):
     for method in dict.fromkeys(cell["method"] for cell in cells):
         some = [cell for cell in cells if cell["method"] == method]
         if {cell["dataset"] for cell in some} == set(datasets) and all(cell["ms_per_image"] for cell in some):
-            found.append((method, *(statistics.fmean(cell[name] for cell in some)
-                                    for name in ("auroc", "train_seconds", "ms_per_image"))))  # fmt: skip
+            found.append(
+                (
+                    method,
+                    *(
+                        statistics.fmean(cell[name] for cell in some)
+                        for name in ("auroc", "train_seconds", "ms_per_image")
+                    ),
+                )
+            )
     return found

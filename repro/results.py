@@ -7,20 +7,39 @@
 
 Rows are dicts of text (`rows.py`); what the papers printed stands in published/<paper>.csv, one cell a line.
 """
+
 import re
 from pathlib import Path
 
 import numpy as np
 
-from adlib.files import read_table, write_whole
-from adlib.rows import COLUMNS, KEY, METRICS, merge, of_stand_ins, progress, read, row, save, standing
+from repro.files import read_table, write_whole
+from repro.rows import COLUMNS, KEY, METRICS, merge, of_stand_ins, progress, read, row, save, standing
 
 
 __all__ = [
-    "COLUMNS", "KEY", "METRICS", "row", "save", "progress", "read", "merge", "of_stand_ins", "published", "verdict",
-    "TOLERANCE", "t_quantile",
-    "read_all", "compare", "ours_alone", "bars", "method_label", "markdown_table", "collect", "write_whole",
-]  # fmt: skip
+    "COLUMNS",
+    "KEY",
+    "METRICS",
+    "row",
+    "save",
+    "progress",
+    "read",
+    "merge",
+    "of_stand_ins",
+    "published",
+    "verdict",
+    "TOLERANCE",
+    "t_quantile",
+    "read_all",
+    "compare",
+    "ours_alone",
+    "bars",
+    "method_label",
+    "markdown_table",
+    "collect",
+    "write_whole",
+]
 
 TOLERANCE = 0.01  # of a verdict
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
@@ -123,9 +142,10 @@ def compare(papers=None, results_dir=None, published_dir=None, register=None):
             key = tuple(cell[name] for name in ("paper", "method", "weights", "dataset", "protocol", "metric"))
             groups.setdefault(key, []).append(cell)
         records += [
-            _compare_group(cells, rows, register) for cells in groups.values()
+            _compare_group(cells, rows, register)
+            for cells in groups.values()
             if not all(cell["class"].startswith("mean_") for cell in cells)  # a mean over a part says nothing alone
-        ]  # fmt: skip
+        ]
     return records
 
 
@@ -143,13 +163,16 @@ def _compare_group(cells, rows, register):
     over_all = means[0]["class"] == "mean"
     expected = class_names(record["dataset"], record["protocol"]) if over_all else printed
     if not expected and record["protocol"] != "superclass":
-        expected = printed   # of a dataset that data.py does not know
+        expected = printed  # of a dataset that data.py does not know
     rows = [
-        line for line in rows
+        line
+        for line in rows
         if all(line[name] == record[name] for name in ("method", "dataset", "protocol"))
-        and line["weights"].split("/")[0] == record["weights"] and not line["weights"].endswith("/random")
-        and line[record["metric"]] != "" and (over_all or line["class"] in printed)
-    ]  # fmt: skip
+        and line["weights"].split("/")[0] == record["weights"]
+        and not line["weights"].endswith("/random")
+        and line[record["metric"]] != ""
+        and (over_all or line["class"] in printed)
+    ]
     for source in (record["paper"], "baselines"):
         for profile in ("paper", "quick"):
             mine = [line for line in rows if line["paper"] == source and line["profile"] == profile]
@@ -164,6 +187,7 @@ def _largest_variant(rows):
     The weights with the most rows, then the newest, and so with the size; a class that lacks the size which most rows
     have counts with its own, for a paper may see objects at one size and textures at another.
     """
+
     def largest(rows, column):
         variants = {}
         for line in rows:
@@ -202,25 +226,44 @@ def _with_ours(record, rows, expected, register):
     means = [np.mean(values) for values in ours]
     sizes = {line["class"]: line["image_size"] for line in rows}
     one = {
-        "profile": rows[0]["profile"] if rows else None, "image_sizes": sizes,
+        "profile": rows[0]["profile"] if rows else None,
+        "image_sizes": sizes,
         "image_size": " and ".join(sorted({*sizes.values()}, key=lambda size: (len(size), size))) if rows else None,
-    }  # fmt: skip
+    }
     n_others = len(classes.keys() - expected) if expected else 0
     copies = {found[1] for line in rows if (found := _COPY_IN_PART.search(line["data"]))}
-    return record | one | {
-        "row_paper": rows[0]["paper"] if rows else None,
-        "row_weights": rows[0]["weights"] if rows else None,
-        "ours_mean": float(np.mean(means)) if rows else None,
-        "ours_std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-        "classes": {name: float(value) for name, value in classes.items()}, "seeds": list(seeds),
-        "spreads": {name: float(np.std([values[name] for values in seeds.values()], ddof=1)) for name in classes}
-                   if len(seeds) > 1 else {},
-        "n_classes": len(classes) - n_others, "n_expected": len(expected), "n_others": n_others, "n_seeds": len(seeds),
-        "n_stale": sum(register is not None and line["job"] not in register for line in rows),
-        "data": ", ".join(sorted({line["data"] for line in rows if line["data"]})) or None,
-        "verdict": verdict(record["published"], record["unit"], ours, len(expected), one["profile"], n_others,
-                           " and ".join(sorted(copies))) if record["published"] is not None else "not printed",
-    }  # fmt: skip
+    return (
+        record
+        | one
+        | {
+            "row_paper": rows[0]["paper"] if rows else None,
+            "row_weights": rows[0]["weights"] if rows else None,
+            "ours_mean": float(np.mean(means)) if rows else None,
+            "ours_std": float(np.std(means, ddof=1)) if len(means) > 1 else None,
+            "classes": {name: float(value) for name, value in classes.items()},
+            "seeds": list(seeds),
+            "spreads": {name: float(np.std([values[name] for values in seeds.values()], ddof=1)) for name in classes}
+            if len(seeds) > 1
+            else {},
+            "n_classes": len(classes) - n_others,
+            "n_expected": len(expected),
+            "n_others": n_others,
+            "n_seeds": len(seeds),
+            "n_stale": sum(register is not None and line["job"] not in register for line in rows),
+            "data": ", ".join(sorted({line["data"] for line in rows if line["data"]})) or None,
+            "verdict": verdict(
+                record["published"],
+                record["unit"],
+                ours,
+                len(expected),
+                one["profile"],
+                n_others,
+                " and ".join(sorted(copies)),
+            )
+            if record["published"] is not None
+            else "not printed",
+        }
+    )
 
 
 def class_names(dataset, protocol="official"):
@@ -229,7 +272,7 @@ def class_names(dataset, protocol="official"):
     Of coil100 these are the 30 objects of `data.COIL100_OBJECTS`. In protocol superclass a paper takes some classes of
     CIFAR-100, and which they are it need not say.
     """
-    from adlib import data  # here, for it imports torch
+    from repro import data  # here, for it imports torch
 
     if protocol == "superclass":
         return []
@@ -243,9 +286,20 @@ def ours_alone(records, results_dir=None, register=None):
     metric (AUROC, and the pixel metrics where there are any); `published` is None and the verdict "not printed".
     """
     shown = {
-        (r["metric"], r["row_paper"], r["method"], r["row_weights"], r["dataset"], r["protocol"], size, r["profile"],
-         name) for r in records for name, size in r["image_sizes"].items()
-    }  # fmt: skip
+        (
+            r["metric"],
+            r["row_paper"],
+            r["method"],
+            r["row_weights"],
+            r["dataset"],
+            r["protocol"],
+            size,
+            r["profile"],
+            name,
+        )
+        for r in records
+        for name, size in r["image_sizes"].items()
+    }
     groups = {}
     for line in read_all(results_dir):
         key = tuple(line[c] for c in ("paper", "method", "weights", "dataset", "protocol", "image_size", "profile"))
@@ -256,10 +310,12 @@ def ours_alone(records, results_dir=None, register=None):
         _with_ours(
             {name: rows[0][name] for name in ("paper", "method", "weights", "dataset", "protocol")}
             | {"metric": metric, "published": None, "published_classes": {}, "unit": None, "note": ""},
-            rows, class_names(rows[0]["dataset"], rows[0]["protocol"]), register,
+            rows,
+            class_names(rows[0]["dataset"], rows[0]["protocol"]),
+            register,
         )
         for (metric, *_), rows in groups.items()
-    ]  # fmt: skip
+    ]
     return sorted(records, key=lambda r: (r["paper"] == "baselines", r["paper"], r["dataset"], r["protocol"]))
 
 
@@ -274,7 +330,7 @@ def bars(records, alone=()):
     what a paper's method does on a dataset of which the paper prints nothing. A paper without rows of its own has no
     figure.
     """
-    from adlib.register import CROSS
+    from repro.register import CROSS
 
     prints = {(one["paper"], one["dataset"]) for one in records}
     figures, colors, drawn = {}, {}, []
@@ -290,8 +346,10 @@ def bars(records, alone=()):
         place = (record["row_paper"], record["dataset"])
         if place not in prints and place[0] != "baselines" and record["dataset"] in CROSS:
             continue
-        key = (record["row_paper"] if record["paper"] not in own else record["paper"],
-               *(record[name] for name in ("dataset", "protocol", "metric")))  # fmt: skip
+        key = (
+            record["row_paper"] if record["paper"] not in own else record["paper"],
+            *(record[name] for name in ("dataset", "protocol", "metric")),
+        )
         of_papers = [series for other, series in figures.items() if other[0] != "baselines" and other[1:] == key[1:]]
         for series in (key[0] == "baselines" and of_papers) or [figures.setdefault(key, [])]:
             # a second profile or image size of a method is left to the tables
@@ -303,12 +361,23 @@ def bars(records, alone=()):
         names = class_names(key[1])
         classes = {name for record in series for name in record["classes"]}
         names = [name for name in names if name in classes] + sorted(classes - set(names))
-        drawn.append({
-            "title": f"{key[0]}: {key[1]}, {key[2]}", "metric": key[3], "class_names": names,
-            "series": [{"label": f"{method_label(record)}, {record['profile']}", "classes": record["classes"],
+        drawn.append(
+            {
+                "title": f"{key[0]}: {key[1]}, {key[2]}",
+                "metric": key[3],
+                "class_names": names,
+                "series": [
+                    {
+                        "label": f"{method_label(record)}, {record['profile']}",
+                        "classes": record["classes"],
                         "color": colors.setdefault(record["method"], len(colors)),
-                        "published": record["published"], "record": record} for record in series],
-        })  # fmt: skip
+                        "published": record["published"],
+                        "record": record,
+                    }
+                    for record in series
+                ],
+            }
+        )
     return drawn
 
 
@@ -331,8 +400,9 @@ def collect(results_dir=None, published_dir=None, register=None):
     good = [line for line in rows if line["status"] == "ok"]
     missing = None if register is None else (len(register - {line["job"] for line in good}), len(register))
     return {
-        "records": records, "alone": ours_alone(records, results_dir, register),
+        "records": records,
+        "alone": ours_alone(records, results_dir, register),
         "failed": [line for line in rows if line["status"] == "failed"],
         "stale": [] if register is None else [line for line in good if line["job"] not in register],
         "n_missing": missing,
-    }  # fmt: skip
+    }

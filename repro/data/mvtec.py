@@ -7,6 +7,7 @@ for in `root`/mvtec and `root`/mvtec_anomaly_detection (`root` is the folder tha
 `downloads`/mvtec, where the official archive is unpacked, whether it lies in `root` or was downloaded. Nothing is
 unpacked before the archive's checksum agrees, and that folder is whole or not there.
 """
+
 import hashlib
 import shutil
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import torch
 
-from adlib import readers
+from repro.data import readers
 
 
 # Textures first, as in the papers' tables.
@@ -76,16 +77,18 @@ def join(parts):
     prefix = "stand-in:" if any(source.startswith("stand-in:") for source in sources) else "folder:"
     return readers.Images(
         images=torch.cat([part.images.expand(-1, channels, -1, -1) for part in parts]),
-        labels=torch.cat([part.labels for part in parts]), class_names=list(NAMES),
-        masks=torch.cat([part.masks for part in parts]), kinds=[kind for part in parts for kind in part.kinds],
+        labels=torch.cat([part.labels for part in parts]),
+        class_names=list(NAMES),
+        masks=torch.cat([part.masks for part in parts]),
+        kinds=[kind for part in parts for kind in part.kinds],
         files=[file for part in parts for file in part.files],
-        source=sources[0] if len(sources) == 1
-        else prefix + hashlib.sha256(" ".join(sources).encode()).hexdigest()[:8])
+        source=sources[0] if len(sources) == 1 else prefix + hashlib.sha256(" ".join(sources).encode()).hexdigest()[:8],
+    )
 
 
 def _unpacked(root, downloads):
     """{category: folder} of what lies unpacked, in the order of NAMES."""
-    places = [downloads / "mvtec"]   # the places after it win
+    places = [downloads / "mvtec"]  # the places after it win
     if root:
         places += [root / "mvtec_anomaly_detection", root / "mvtec"]
     return {name: place / name for name in NAMES for place in places if (place / name).is_dir()}
@@ -98,8 +101,10 @@ def _archive(root, downloads):
 
 def _fetch(category, root, downloads, may_download):
     """The folder of a category that is not unpacked yet; a FileNotFoundError where the archive is not to be had."""
-    advice = (f"put mvtec/{category}/, or {ARCHIVE} from {PAGE} (licence CC BY-NC-SA 4.0), into the folder that "
-              f"ADLIB_DATA names (now {root or 'not set'})")
+    advice = (
+        f"put mvtec/{category}/, or {ARCHIVE} from {PAGE} (licence CC BY-NC-SA 4.0), into the folder that "
+        f"ADLIB_DATA names (now {root or 'not set'})"
+    )
     others = ", ".join(_unpacked(root, downloads)) or "no category"
     missing = f"mvtec's {category} is not on this machine (there is {others})"
     archive = _archive(root, downloads)
@@ -113,7 +118,7 @@ def _fetch(category, root, downloads, may_download):
     else:
         raise FileNotFoundError(f"{missing}: {advice}, or let it be downloaded (ADLIB_OFFLINE=0)")
     _unpack(archive, downloads / "mvtec")
-    (downloads / ARCHIVE).unlink(missing_ok=True)   # 5 GB that lie there unpacked
+    (downloads / ARCHIVE).unlink(missing_ok=True)  # 5 GB that lie there unpacked
     if not (downloads / "mvtec" / category).is_dir():
         raise ValueError(f"{archive} holds no folder {category}")
     return downloads / "mvtec" / category
@@ -164,12 +169,12 @@ def _unpack(archive, target):
         return tarfile.data_filter(member, folder)
 
     beside = Path(f"{target}.unpacking")
-    shutil.rmtree(beside, ignore_errors=True)   # of a process that was killed
+    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
     beside.mkdir(parents=True)
     try:
-        with tarfile.open(archive, "r|xz") as members:   # a stream: packed data cannot be sought without unpacking
+        with tarfile.open(archive, "r|xz") as members:  # a stream: packed data cannot be sought without unpacking
             members.extractall(beside, filter=harmless)
-        shutil.rmtree(target, ignore_errors=True)   # there only if somebody took a category out of it
+        shutil.rmtree(target, ignore_errors=True)  # there only if somebody took a category out of it
         inner = beside / "mvtec_anomaly_detection"
         (inner if inner.is_dir() else beside).rename(target)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:

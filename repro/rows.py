@@ -8,6 +8,7 @@ In a notebook, at its end (does nothing where `out_dir` is None):
 In the sweep: `merge("results/two_stage.csv", rows)`. What the papers printed stands in published/<paper>.csv
 (`published`); `compare` sets the two side by side, `summary.write_summary` writes it down.
 """
+
 import csv
 import gzip
 import io
@@ -18,20 +19,46 @@ from pathlib import Path
 
 import numpy as np
 
-from adlib.files import read_table, write_whole
+from repro.files import read_table, write_whole
 
 
 METRICS = ["auroc", "balanced_accuracy", "pixel_auroc", "aupro"]
 KEY = ["paper", "method", "dataset", "protocol", "class", "seed", "profile", "weights", "image_size"]
 COLUMNS = [
-    *KEY, *METRICS, "n_train", "n_test", "n_anomalous", "train_seconds", "ms_per_image", "n_parameters",
-    "peak_memory_mb", "device", "steps", "data", "settings", "job", "status", "error", "torch", "commit", "finished",
-]  # fmt: skip
+    *KEY,
+    *METRICS,
+    "n_train",
+    "n_test",
+    "n_anomalous",
+    "train_seconds",
+    "ms_per_image",
+    "n_parameters",
+    "peak_memory_mb",
+    "device",
+    "steps",
+    "data",
+    "settings",
+    "job",
+    "status",
+    "error",
+    "torch",
+    "commit",
+    "finished",
+]
 
 _NEVER_EMPTY = ["paper", "method", "dataset", "protocol", "class", "seed", "profile"]  # of a row that is `ok`
 _DECIMALS = {**dict.fromkeys(METRICS, 6), "train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0}
-_NUMBERS = ["seed", "n_train", "n_test", "n_anomalous", "train_seconds", "ms_per_image", "n_parameters",
-            "peak_memory_mb", "steps"]  # fmt: skip
+_NUMBERS = [
+    "seed",
+    "n_train",
+    "n_test",
+    "n_anomalous",
+    "train_seconds",
+    "ms_per_image",
+    "n_parameters",
+    "peak_memory_mb",
+    "steps",
+]
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
 
 
@@ -204,8 +231,10 @@ def standing(rows, new_rows=()):
 
 def _order(cells):
     """Sorts by KEY, numbers as numbers (class 2 before class 10), then by job."""
-    return [(not cells[name].isdecimal(), cells[name].zfill(9) if cells[name].isdecimal() else cells[name])
-            for name in [*KEY, "job"]]  # fmt: skip
+    return [
+        (not cells[name].isdecimal(), cells[name].zfill(9) if cells[name].isdecimal() else cells[name])
+        for name in [*KEY, "job"]
+    ]
 
 
 def _table(rows, where):

@@ -6,6 +6,7 @@ It has the shape of MVTec AD in small: per category good images to train on, to 
 defects, so that everything that wants masks can be tried and tested without a download. No two images are alike: phase,
 angle, period, waviness, light, tint and noise vary; the same key draws the same image.
 """
+
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ N_TRAIN, N_GOOD, N_PER_DEFECT = 80, 30, 8
 
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE] + 0.5
 # The pattern is drawn at twice the size and averaged, which smooths its edges; in float32, which is twice as fast.
-_FINE_Y, _FINE_X = (np.mgrid[0:2 * SIZE, 0:2 * SIZE] / 2 + 0.25).astype(np.float32)
+_FINE_Y, _FINE_X = (np.mgrid[0 : 2 * SIZE, 0 : 2 * SIZE] / 2 + 0.25).astype(np.float32)
 _COLORS = {
     "stripes": ((0.93, 0.89, 0.80), (0.17, 0.27, 0.45), (0.72, 0.24, 0.20)),
     "checks": ((0.94, 0.94, 0.90), (0.16, 0.42, 0.34), (0.85, 0.70, 0.30)),
@@ -33,8 +34,11 @@ def draw_split(split, seed=0):
     plan = ["good"] * (N_TRAIN if split == "train" else N_GOOD)
     if split == "test":
         plan += [defect for defect in DEFECTS for _ in range(N_PER_DEFECT)]
-    drawn = [draw(name, (seed, part, index), None if kind == "good" else kind)
-             for name in NAMES for index, kind in enumerate(plan)]
+    drawn = [
+        draw(name, (seed, part, index), None if kind == "good" else kind)
+        for name in NAMES
+        for index, kind in enumerate(plan)
+    ]
     images, masks = (np.stack(part) for part in zip(*drawn, strict=True))
     return images, masks, np.repeat(np.arange(len(NAMES)), len(plan)), plan * len(NAMES)
 
@@ -74,7 +78,7 @@ def _cloth(texture, rng):
     angle = rng.normal(0, 0.035)
     cos, sin = math.cos(angle), math.sin(angle)
     period = {"stripes": 16, "checks": 16, "weave": 8}[texture] * rng.uniform(0.96, 1.04)
-    shift = rng.uniform(0, 2 * period, 2).tolist()   # plain numbers: numpy's would turn the float32 below into float64
+    shift = rng.uniform(0, 2 * period, 2).tolist()  # plain numbers: numpy's would turn the float32 below into float64
     wave_length, wave_phase = rng.uniform(40, 80, 2).tolist(), rng.uniform(0, 2 * np.pi, 2).tolist()
     tint = (np.array(_COLORS[texture]) * rng.normal(1, 0.015, 3)).astype(np.float32)
     direction, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.02, 0.08)
@@ -123,7 +127,7 @@ def _weave(u, v, tint):
     over = (np.floor(u) + np.floor(v)) % 2 == 0
     across, along = np.where(over, u, v) % 1 - 0.5, np.where(over, v, u) % 1 - 0.5
     # A strand is round, and bends down at its ends.
-    rounded = np.sqrt(np.clip(1 - (across / 0.47) ** 2, 0, 1)) * (1 - 1.1 * along ** 2)
+    rounded = np.sqrt(np.clip(1 - (across / 0.47) ** 2, 0, 1)) * (1 - 1.1 * along**2)
     fibers = 1 + 0.06 * np.sin(2 * np.pi * 3 * across + 4 * along)
     strand = np.where(over[..., None], warp, weft) * fibers[..., None]
     return gap + rounded[..., None] * (strand - gap)
@@ -138,7 +142,7 @@ def _damage(defect, cloth, clean, rng):
     if defect == "scratch":
         turn = rng.uniform(0, np.pi)
         along, across = x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn)
-        across = across + rng.uniform(-0.012, 0.012) * along ** 2
+        across = across + rng.uniform(-0.012, 0.012) * along**2
         mask = (np.abs(across) < rng.uniform(0.7, 1.3)) & (np.abs(along) < rng.uniform(8, 18))
         shade = rng.choice([0.12, 0.97])
         return clean * 0.25 + 0.75 * shade, mask
@@ -157,5 +161,5 @@ def _damage(defect, cloth, clean, rng):
         turn = twist * np.clip(1 - np.hypot(x, y) / reach, 0, 1)
         cos, sin = np.cos(turn), np.sin(turn)
         return cloth(center[0] + x * cos - y * sin, center[1] + x * sin + y * cos), radius < reach * 0.9
-    mask = radius < rng.uniform(5, 10) * outline   # "color": dyed wrongly, the pattern is whole
+    mask = radius < rng.uniform(5, 10) * outline  # "color": dyed wrongly, the pattern is whole
     return clean[..., np.roll(np.arange(3), rng.choice([1, 2]))], mask

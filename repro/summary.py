@@ -1,13 +1,14 @@
 """The records of `results.compare` as Markdown: results/summary.md.
 
-    summary.write_summary("results")                                  # results/summary.md
+summary.write_summary("results")                                  # results/summary.md
 """
+
 from pathlib import Path
 
 import numpy as np
 
-from adlib import claims, cross, results
-from adlib.results import markdown_table, method_label
+from repro import claims, cross, results
+from repro.results import markdown_table, method_label
 
 
 def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=(), crossed=()):
@@ -36,35 +37,74 @@ def sections(records, alone=(), failed=(), stale=(), n_missing=None, claimed=(),
         "Printed beside ours": joined(parts) or "No row stands beside a printed number yet.",
         "Claim by claim": joined([CLAIMS, claims.table(claimed)]) if claimed else "None.",
         "Every method on every dataset": joined([CROSSED, cross.table(crossed), cross.costs(crossed)])
-                                         if crossed else "None.",
-        "Other rows": joined([
-            "Methods that the paper does not print, embedded data and one's own, and rows for which those of another "
-            "profile, image size or backbone stand above.", _alone(alone)]) if alone else "None.",
+        if crossed
+        else "None.",
+        "Other rows": joined(
+            [
+                "Methods that the paper does not print, embedded data and one's own, and rows for which those of "
+                "another profile, image size or backbone stand above.",
+                _alone(alone),
+            ]
+        )
+        if alone
+        else "None.",
         "Not run": joined([jobs, "\n".join(missing) or "Every printed number has at least a partial run."]),
         "Failed jobs": _listed(failed, ["job", "error", "finished"]) if failed else "None.",
-        "Stale rows": joined([
-            "The register does not hold the jobs of these rows, or not with these settings (any more). They are kept "
-            "and counted above, and run again only when asked for with `FORCE=1`.",
-            _listed(stale, ["settings"])]) if stale else "None.",
+        "Stale rows": joined(
+            [
+                "The register does not hold the jobs of these rows, or not with these settings (any more). They are "
+                "kept and counted above, and run again only when asked for with `FORCE=1`.",
+                _listed(stale, ["settings"]),
+            ]
+        )
+        if stale
+        else "None.",
         "What the numbers are": DEFINITIONS,
-    }  # fmt: skip
+    }
 
 
 def _compared(records):
     header = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
-    return markdown_table(header, [
-        [r["dataset"], r["protocol"], f"**{method_label(r)}**" if r["method"] == r["paper"] else method_label(r),
-         r["metric"], as_printed(r), as_ours(r), r["profile"], r["verdict"], _remarks(r)] for r in records
-    ])  # fmt: skip
+    return markdown_table(
+        header,
+        [
+            [
+                r["dataset"],
+                r["protocol"],
+                f"**{method_label(r)}**" if r["method"] == r["paper"] else method_label(r),
+                r["metric"],
+                as_printed(r),
+                as_ours(r),
+                r["profile"],
+                r["verdict"],
+                _remarks(r),
+            ]
+            for r in records
+        ],
+    )
 
 
 def _alone(records):
     header = ["paper", "dataset", "protocol", "method", "metric", "ours", "profile", "classes", "seeds", "remarks"]
-    return markdown_table(header, [
-        [r["paper"], r["dataset"], r["protocol"], method_label(r), r["metric"], as_ours(r), r["profile"],
-         f"{r['n_classes']} of {r['n_expected'] or '?'}" + (f" and {r['n_others']} more" if r["n_others"] else ""),
-         str(r["n_seeds"]), _remarks(r)] for r in records
-    ])  # fmt: skip
+    return markdown_table(
+        header,
+        [
+            [
+                r["paper"],
+                r["dataset"],
+                r["protocol"],
+                method_label(r),
+                r["metric"],
+                as_ours(r),
+                r["profile"],
+                f"{r['n_classes']} of {r['n_expected'] or '?'}"
+                + (f" and {r['n_others']} more" if r["n_others"] else ""),
+                str(r["n_seeds"]),
+                _remarks(r),
+            ]
+            for r in records
+        ],
+    )
 
 
 def _listed(rows, more):
@@ -151,8 +191,11 @@ def collect(results_dir=None, published_dir=None, register=None):
     """What `sections` takes, as a dict; the claims where a row stands beside one of the checkout's printed numbers."""
     parts = results.collect(results_dir, published_dir, register)
     ours = published_dir in (None, results.CHECKOUT / "published") and any(one["n_seeds"] for one in parts["records"])
-    return {**parts, "claimed": claims.check(claims.load(), results_dir) if ours else [],
-            "crossed": cross.matrix(results.read_all(results_dir))}  # fmt: skip
+    return {
+        **parts,
+        "claimed": claims.check(claims.load(), results_dir) if ours else [],
+        "crossed": cross.matrix(results.read_all(results_dir)),
+    }
 
 
 def write_summary(out_dir, results_dir=None, published_dir=None, register=None):

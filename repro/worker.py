@@ -6,6 +6,7 @@
 The only place that knows papermill. `run_job` is a plain function of plain values, all that a worker needs, so that
 any `concurrent.futures.Executor` can run it; it writes nothing outside its work folder.
 """
+
 import ast
 import functools
 import json
@@ -24,8 +25,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
-from adlib import results
-from adlib.register import CHECKOUT, describe, place
+from repro import results
+from repro.register import CHECKOUT, describe, place
 
 
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
@@ -70,8 +71,9 @@ def parameters_of(notebook):
                 raise ValueError
             found[targets[0].id] = ast.literal_eval(line.value)
         except (ValueError, AttributeError):
-            raise ValueError(f"{notebook}: only name = literal may stand in the cell tagged 'parameters', "
-                             f"not {ast.unparse(line)!r}") from None  # fmt: skip
+            raise ValueError(
+                f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {ast.unparse(line)!r}"
+            ) from None
     return found
 
 
@@ -81,8 +83,15 @@ def job_parameters(job, device, out_dir, notebook):
     An int may stand for a float, anything for None, a list for a tuple; a bool is no int. Raises ValueError for a
     parameter that the notebook does not have or whose type differs from its default's.
     """
-    given = {"dataset": job["dataset"], "normal_class": job["class"], "protocol": job["protocol"],
-             "seed": job["seed"], "profile": job["profile"], "device": device, "out_dir": out_dir}  # fmt: skip
+    given = {
+        "dataset": job["dataset"],
+        "normal_class": job["class"],
+        "protocol": job["protocol"],
+        "seed": job["seed"],
+        "profile": job["profile"],
+        "device": device,
+        "out_dir": out_dir,
+    }
     taken = [name for name in job["settings"] if name in given]
     if taken:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
@@ -99,11 +108,14 @@ def check_parameters(given, notebook):
             raise ValueError(f"{Path(notebook).name} has no parameter {name!r}; it has {', '.join(defaults)}")
         default = defaults[name]
         same = type(value) is type(default) or default is None
-        near = (isinstance(default, float) and type(value) is int) or (isinstance(default, tuple)
-                                                                      and isinstance(value, list))  # fmt: skip
+        near = (isinstance(default, float) and type(value) is int) or (
+            isinstance(default, tuple) and isinstance(value, list)
+        )
         if not (same or near or (value is None and name == "out_dir")):
-            raise ValueError(f"parameter {name!r} of {Path(notebook).name} is of type {type(default).__name__} "
-                             f"(default {default!r}), not {type(value).__name__}: {value!r}")  # fmt: skip
+            raise ValueError(
+                f"parameter {name!r} of {Path(notebook).name} is of type {type(default).__name__} "
+                f"(default {default!r}), not {type(value).__name__}: {value!r}"
+            )
 
 
 def run_job(job, options):
@@ -167,8 +179,11 @@ def left_outcome(work):
     work = Path(work)
     outcome = json.loads((work / OUTCOME).read_text(encoding="utf-8"))
     scores = work / "scores.csv.gz"
-    return {**outcome, "notebook": whole_notebook(work / "executed.ipynb"),
-            "scores": scores.read_bytes() if outcome["error"] is None and scores.is_file() else None}  # fmt: skip
+    return {
+        **outcome,
+        "notebook": whole_notebook(work / "executed.ipynb"),
+        "scores": scores.read_bytes() if outcome["error"] is None and scores.is_file() else None,
+    }
 
 
 def whole_notebook(path):
@@ -195,10 +210,17 @@ def execute(notebook, output, parameters):
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
         try:
             papermill.execute_notebook(
-                str(notebook), str(output), parameters=parameters, engine_name="adlib", kernel_name="python3",
-                language="python", progress_bar=False, start_timeout=START_TIMEOUT, cwd=str(Path(notebook).parent),
+                str(notebook),
+                str(output),
+                parameters=parameters,
+                engine_name="adlib",
+                kernel_name="python3",
+                language="python",
+                progress_bar=False,
+                start_timeout=START_TIMEOUT,
+                cwd=str(Path(notebook).parent),
                 connection_folder=folder,
-            )  # fmt: skip
+            )
         finally:
             log = Path(folder, KERNEL_LOG)
             if log.is_file() and log.stat().st_size:
@@ -244,8 +266,12 @@ def _register_engine():
                 config = Config(KernelManager={"transport": transport, "connection_file": file})
                 try:
                     return super().execute_managed_notebook(
-                        nb_man, kernel_name, kernel_manager_class=Kernel, config=config,
-                        shutdown_kernel="immediate", **options,
+                        nb_man,
+                        kernel_name,
+                        kernel_manager_class=Kernel,
+                        config=config,
+                        shutdown_kernel="immediate",
+                        **options,
                     )
                 except Exception:
                     begun = any(cell.metadata.get("papermill", {}).get("start_time") for cell in nb_man.nb.cells)
@@ -352,8 +378,12 @@ def environment(threads, gpu=None):
 
 def process_slot(threads, root, gpu=None):
     """One worker process, alive over many jobs."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker,
-                               initargs=(environment(threads, gpu), root))  # fmt: skip
+    return ProcessPoolExecutor(
+        1,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(environment(threads, gpu), root),
+    )
 
 
 def cores():

@@ -13,6 +13,7 @@ mvtec one per category, and a job that finds them there reads nothing else; so a
 under $ADLIB_DATA, the cache file is to be deleted. ADLIB_OFFLINE=1 forbids downloads. Where a dataset's folder under
 $ADLIB_DATA is marked as a stand-in (`standins.py`), that is what is read, whatever the cache holds; it is cached apart.
 """
+
 import hashlib
 import os
 import re
@@ -23,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import cache, cifar, coil100, mvtec, readers, textures
 from adlib._torchvision import import_torchvision
-from adlib.readers import Images
+from repro.data import cache, cifar, coil100, mvtec, readers, textures
+from repro.data.readers import Images
 
 
 # CIFAR-100's 20 superclasses and the five classes of each; the official labels of the 100 are in alphabetical order.
@@ -64,23 +65,65 @@ CLASS_NAMES = {
 }
 # The 30 objects that PIAD's public code takes as normal, in its order: printed means over COIL-100 are taken to be over
 # these. The anomalies come from all 100.
-COIL100_OBJECTS = [f"obj{number}" for number in (
-    79, 48, 65, 98, 73, 13, 14, 39, 57, 28, 42, 75, 44, 24, 82, 56, 7, 47, 68, 30, 33, 90, 70, 87, 12, 91, 4, 22, 71,
-    55)]
+COIL100_OBJECTS = [
+    f"obj{number}"
+    for number in (
+        79,
+        48,
+        65,
+        98,
+        73,
+        13,
+        14,
+        39,
+        57,
+        28,
+        42,
+        75,
+        44,
+        24,
+        82,
+        56,
+        7,
+        47,
+        68,
+        30,
+        33,
+        90,
+        70,
+        87,
+        12,
+        91,
+        4,
+        22,
+        71,
+        55,
+    )
+]
 # What files and other papers call them, after `_canonical` has put it in lower case with underscores.
-ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple",
-           **{f"{digit}_{word}": str(digit) for digit, word in
-              enumerate("zero one two three four five six seven eight nine".split())}}
+ALIASES = {
+    "airplane": "plane",
+    "automobile": "car",
+    "t_shirt_top": "t_shirt",
+    "cups": "cup",
+    "apples": "apple",
+    **{
+        f"{digit}_{word}": str(digit)
+        for digit, word in enumerate("zero one two three four five six seven eight nine".split())
+    },
+}
 # Here a class is a category with defects of its own: it is tested on its own good and defective images, never on other
 # categories.
 CATEGORY_DATASETS = ("textures", "mvtec")
 GOOD = "good"
-PROTOCOLS = ("official", "80-20")   # of every dataset without categories; cifar100 has superclass too
+PROTOCOLS = ("official", "80-20")  # of every dataset without categories; cifar100 has superclass too
 RESAMPLES = ("antialias", "bilinear")
 
 _TORCHVISION = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-FOLDERS = {   # where torchvision puts their files
-    "mnist": "MNIST/raw", "fashion_mnist": "FashionMNIST/raw", "cifar10": "cifar-10-batches-py",
+FOLDERS = {  # where torchvision puts their files
+    "mnist": "MNIST/raw",
+    "fashion_mnist": "FashionMNIST/raw",
+    "cifar10": "cifar-10-batches-py",
     "cifar100": "cifar-100-python",
 }
 
@@ -88,18 +131,19 @@ FOLDERS = {   # where torchvision puts their files
 @dataclass
 class OneClass:
     """One normal class: what to train on, what to test on."""
-    train: torch.Tensor                             # uint8 (N, C, H, W), normal only
-    test: torch.Tensor                              # uint8 (M, C, H, W)
-    is_anomalous: torch.Tensor                      # bool (M,)
-    kind: list                                      # class or defect of each test image
-    files: list | None                              # path of each test image inside its folder
-    masks: torch.Tensor | None                      # bool (M, H, W)
-    validation: torch.Tensor | None                 # uint8 (V, C, H, W), from the train split, not in `train`
-    validation_is_anomalous: torch.Tensor | None    # bool (V,)
+
+    train: torch.Tensor  # uint8 (N, C, H, W), normal only
+    test: torch.Tensor  # uint8 (M, C, H, W)
+    is_anomalous: torch.Tensor  # bool (M,)
+    kind: list  # class or defect of each test image
+    files: list | None  # path of each test image inside its folder
+    masks: torch.Tensor | None  # bool (M, H, W)
+    validation: torch.Tensor | None  # uint8 (V, C, H, W), from the train split, not in `train`
+    validation_is_anomalous: torch.Tensor | None  # bool (V,)
     normal_class: str
     class_names: list
-    source: str                                     # as in Images
-    n_train_available: int                          # normal training images before validation and n_train cut them
+    source: str  # as in Images
+    n_train_available: int  # normal training images before validation and n_train cut them
 
 
 def class_names(name):
@@ -208,7 +252,7 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
     train, test = _prepared(name, size, resample, category)
     names, target = train.class_names, _find(train.class_names, normal, name)
 
-    def draw(purpose, label):   # a generator of its own for every purpose and class, so that none disturbs another
+    def draw(purpose, label):  # a generator of its own for every purpose and class, so that none disturbs another
         return np.random.default_rng([seed, purpose, label])
 
     # Rows count through the train split and on through the test split.
@@ -223,10 +267,10 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
         in_train = np.zeros(len(labels), dtype=bool)
         for label in range(len(names)):
             rows = np.flatnonzero(labels == label)
-            in_train[draw(0, label).permutation(rows)[:len(rows) * 4 // 5]] = True
+            in_train[draw(0, label).permutation(rows)[: len(rows) * 4 // 5]] = True
         normals = np.flatnonzero(~in_train & (labels == target))
         others = draw(1, target).permutation(np.flatnonzero(~in_train & (labels != target)))
-        test_rows = np.concatenate([normals, others[:len(normals)]])
+        test_rows = np.concatenate([normals, others[: len(normals)]])
     else:
         in_train = np.arange(len(labels)) < n_of_train
         test_rows = np.flatnonzero(~in_train & (in_task if is_good is None else labels == target))
@@ -240,27 +284,38 @@ def one_class(name, normal, protocol="official", seed=0, size=32, resample="anti
     validation_rows = np.sort(np.concatenate([normals[:held_out], draw(3, target).permutation(others)[:held_out]]))
     _check_split(name, train, names, target, protocol, len(train_rows), is_anomalous)
     if protocol == "superclass" and held_out and not len(others):
-        raise ValueError(f"{name} ({train.source}) has no training images of the other classes in the superclass of "
-                         f"{names[target]} ({', '.join(siblings)}), so no anomalies to validate on: give validation=0")
+        raise ValueError(
+            f"{name} ({train.source}) has no training images of the other classes in the superclass of "
+            f"{names[target]} ({', '.join(siblings)}), so no anomalies to validate on: give validation=0"
+        )
 
     source = train.source
     if protocol == "superclass" and set(siblings) <= set(test.kinds):
-        source = source.partition(" (")[0]   # the copy may lack other classes: of this task it has all
+        source = source.partition(" (")[0]  # the copy may lack other classes: of this task it has all
 
-    def take(rows, what):   # of sorted rows, from the one split and from the other
-        parts = [(split, rows[(rows >= start) & (rows < start + len(split.labels))] - start)
-                 for split, start in ((train, 0), (test, n_of_train))]
+    def take(rows, what):  # of sorted rows, from the one split and from the other
+        parts = [
+            (split, rows[(rows >= start) & (rows < start + len(split.labels))] - start)
+            for split, start in ((train, 0), (test, n_of_train))
+        ]
         if what == "images" or what == "masks":
             return torch.cat([getattr(split, what)[torch.from_numpy(part)] for split, part in parts if len(part)])
         return [getattr(split, what)[i] for split, part in parts for i in part]
 
     return OneClass(
-        train=take(train_rows, "images"), test=take(test_rows, "images"), is_anomalous=torch.from_numpy(is_anomalous),
-        kind=take(test_rows, "kinds"), files=take(test_rows, "files") if train.files is not None else None,
+        train=take(train_rows, "images"),
+        test=take(test_rows, "images"),
+        is_anomalous=torch.from_numpy(is_anomalous),
+        kind=take(test_rows, "kinds"),
+        files=take(test_rows, "files") if train.files is not None else None,
         masks=take(test_rows, "masks") if train.masks is not None else None,
         validation=take(validation_rows, "images") if held_out else None,
         validation_is_anomalous=torch.from_numpy(labels[validation_rows] != target) if held_out else None,
-        normal_class=names[target], class_names=names, source=source, n_train_available=len(normals))
+        normal_class=names[target],
+        class_names=names,
+        source=source,
+        n_train_available=len(normals),
+    )
 
 
 def examples(split, most=5):
@@ -279,8 +334,10 @@ def _check_split(name, train, names, target, protocol, n_train, is_anomalous):
     """What would fail after the training fails before it, in one sentence."""
     if not n_train:
         there = [names[i] for i in train.labels.unique().tolist()]
-        raise ValueError(f"{name} ({train.source}) has no training images of class {names[target]} in protocol "
-                         f"{protocol}, or all are held out: choose {', '.join(there)}")
+        raise ValueError(
+            f"{name} ({train.source}) has no training images of class {names[target]} in protocol "
+            f"{protocol}, or all are held out: choose {', '.join(there)}"
+        )
     for missing, there in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not there.any():
             pooled = protocol == "official" and name not in CATEGORY_DATASETS
@@ -290,7 +347,7 @@ def _check_split(name, train, names, target, protocol, n_train, is_anomalous):
 
 def _canonical(name, dataset):
     plain = re.sub("[^a-z0-9]+", "_", str(name).lower()).strip("_")
-    if dataset == "coil100":   # 7, "Object 7" and "obj07"; not in ALIASES, where 7 is a digit
+    if dataset == "coil100":  # 7, "Object 7" and "obj07"; not in ALIASES, where 7 is a digit
         return re.sub("^(obj(ect)?)?_?0*(?=[1-9])", "obj", plain)
     return ALIASES.get(plain, plain)
 
@@ -360,15 +417,15 @@ def _cached(name, size, resample, category):
     try:
         return cache.read(path)
     except (FileNotFoundError, ValueError):
-        pass   # looked at again under the lock
+        pass  # looked at again under the lock
     from filelock import FileLock  # only where something is to be prepared
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = name if category else _stem(name)   # one for all sizes and categories: they share downloads
+    lock = name if category else _stem(name)  # one for all sizes and categories: they share downloads
     with FileLock(path.parent / f"{lock}.lock"):
         damage = ""
         try:
-            return cache.read(path)   # another job prepared it meanwhile
+            return cache.read(path)  # another job prepared it meanwhile
         except FileNotFoundError:
             pass
         except ValueError as error:
@@ -382,7 +439,7 @@ def _cached(name, size, resample, category):
             if size is not None:
                 images.images = readers.resize(images.images, size, resample)
                 images.masks = None if images.masks is None else readers.resize_masks(images.masks, size)
-        if path != _cache_path(name, size, resample, category):   # for it would be cached as what it was before
+        if path != _cache_path(name, size, resample, category):  # for it would be cached as what it was before
             raise ValueError(f"the images of {name} were changed while they were read: run this again")
         cache.write(path, splits)
     return splits
@@ -426,7 +483,8 @@ def _read_source(name, size, resample, downloads, category):
         if splits is None:
             raise FileNotFoundError(
                 f"coil100 is not on this machine: put {coil100.ARCHIVE} from {coil100.PAGE}, or its folder coil-100/, "
-                f"or coil100.npz, into the folder that ADLIB_DATA names (now {root or 'not set'})")
+                f"or coil100.npz, into the folder that ADLIB_DATA names (now {root or 'not set'})"
+            )
         return splits
 
     dataset = getattr(import_torchvision().datasets, _TORCHVISION[name])
@@ -440,7 +498,7 @@ def _read_source(name, size, resample, downloads, category):
     advice = f"put {FOLDERS[name]}/ or {name}.npz into the folder that ADLIB_DATA names (now {root or 'not set'})"
     if may_download:
         try:
-            dataset(downloads, train=True, download=True)   # checks what it gets; does nothing where all is there
+            dataset(downloads, train=True, download=True)  # checks what it gets; does nothing where all is there
         except (OSError, RuntimeError) as error:
             raise FileNotFoundError(f"{name} could not be downloaded ({error}): {advice}") from error
     splits = reader(downloads / FOLDERS[name], dataset, CLASS_NAMES[name])

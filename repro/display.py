@@ -7,15 +7,16 @@
 What a running job does it says itself, in its progress file (`results.progress`); `running` is a list of dicts: number
 of the slot, job, progress (what that file holds, or None) and since (`time.monotonic()` of its start).
 """
+
 import shutil
 import sys
 import time
 
-from adlib.register import describe
+from repro.register import describe
 
 
 STATUS_EVERY = 300  # seconds between two lines of status where there is no terminal
-SHOWN = 16          # lines of running jobs below the bar, at most
+SHOWN = 16  # lines of running jobs below the bar, at most
 
 
 class Display:
@@ -70,8 +71,12 @@ class Display:
 
 def status(finished, failed, total, n_running, left):
     """'3 of 45 done, 1 failed, 2 running, about 25 min left'; left: seconds, or None."""
-    parts = [f"{finished} of {total} done", f"{failed} failed" if failed else "", f"{n_running} running",
-             "" if left is None else f"about {duration(left)} left"]  # fmt: skip
+    parts = [
+        f"{finished} of {total} done",
+        f"{failed} failed" if failed else "",
+        f"{n_running} running",
+        "" if left is None else f"about {duration(left)} left",
+    ]
     return ", ".join(filter(None, parts))
 
 
@@ -85,8 +90,9 @@ def doing(one):
 def progress_text(progress):
     """'decoder two_stage, step 12 of 40, loss 0.0123', from what a progress file holds."""
     loss = progress.get("loss")
-    return f"{progress['what']}, {progress['done']} of {progress['total']}" + (f", loss {loss:.4g}" if loss is not None
-                                                                               else "")  # fmt: skip
+    return f"{progress['what']}, {progress['done']} of {progress['total']}" + (
+        f", loss {loss:.4g}" if loss is not None else ""
+    )
 
 
 def remaining(done, total, seconds):

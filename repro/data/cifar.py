@@ -6,6 +6,7 @@ A batch is a pickle of Python 2: a dict of images, uint8 (N, 3072), red, green a
 It is read by an unpickler that knows arrays of uint8, text, bytes, numbers, lists and dicts and nothing else, whatever
 the checksum says: what asks for more is refused, and none of it runs.
 """
+
 import hashlib
 import io
 import math
@@ -14,7 +15,7 @@ import pickle
 import numpy as np
 import torch
 
-from adlib import readers
+from repro.data import readers
 
 
 def read(folder, dataset, names, stand_in=False):
@@ -58,10 +59,13 @@ def _read_batch(path, n_classes):
         if images is None or images.ndim != 2 or images.shape[1] != 3 * 32 * 32:
             raise ValueError("its data are no array of uint8, (N, 3072)")
         labels = batch.get("labels", batch.get("fine_labels"))
-        if not isinstance(labels, list) or len(labels) != len(images) \
-                or not all(type(label) is int and 0 <= label < n_classes for label in labels):
+        if (
+            not isinstance(labels, list)
+            or len(labels) != len(images)
+            or not all(type(label) is int and 0 <= label < n_classes for label in labels)
+        ):
             raise ValueError(f"its labels are no list of {len(images)} numbers from 0 to {n_classes - 1}")
-    except Exception as error:   # a damaged pickle raises almost any kind: EOFError, KeyError, TypeError, ...
+    except Exception as error:  # a damaged pickle raises almost any kind: EOFError, KeyError, TypeError, ...
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{path} cannot be read as a batch of CIFAR: {reason}") from error
     return images.reshape(-1, 3, 32, 32), np.array(labels, dtype=np.int64)
@@ -71,11 +75,17 @@ class _Unpickler(pickle.Unpickler):
     """Gives a `_Piece` for each name that an array needs, by the old and the new numpy, and refuses all others."""
 
     def find_class(self, module, name):
-        if f"{module}.{name}" in ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct",
-                                  "numpy.ndarray", "numpy.dtype", "_codecs.encode"):
+        if f"{module}.{name}" in (
+            "numpy.core.multiarray._reconstruct",
+            "numpy._core.multiarray._reconstruct",
+            "numpy.ndarray",
+            "numpy.dtype",
+            "_codecs.encode",
+        ):
             return _Piece(name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is refused: a batch holds arrays of uint8, "
-                                     "text and numbers")
+        raise pickle.UnpicklingError(
+            f"it asks for {module}.{name}, which is refused: a batch holds arrays of uint8, text and numbers"
+        )
 
 
 class _Piece:
@@ -85,28 +95,34 @@ class _Piece:
     cleared makes addresses of a file's bytes. So the bytes are put into an array here, as uint8 and nothing else. No
     attribute can be set from a pickle: there is no `__dict__`, and `__setstate__` takes two states.
     """
+
     __slots__ = ("name", "array")
 
     def __init__(self, name):
         self.name, self.array = name, None
 
     def __call__(self, *arguments):
-        if self.name == "_reconstruct":   # an empty array, whose state comes next
+        if self.name == "_reconstruct":  # an empty array, whose state comes next
             return _Piece("an array")
         if self.name == "dtype" and arguments[:1] == ("u1",):
             return _Piece("uint8")
         if self.name == "encode" and len(arguments) == 2 and arguments[1] == "latin1" and type(arguments[0]) is str:
-            return arguments[0].encode("latin1")   # how Python 3 writes bytes for Python 2
+            return arguments[0].encode("latin1")  # how Python 3 writes bytes for Python 2
         raise pickle.UnpicklingError(f"{self.name} is called otherwise than for an array of uint8")
 
     def __setstate__(self, state):
-        if self.name == "uint8":   # byte order and alignment, which mean nothing where a number is a byte
+        if self.name == "uint8":  # byte order and alignment, which mean nothing where a number is a byte
             return
         if self.name != "an array":
             raise pickle.UnpicklingError(f"{self.name} is given a state")
         _, shape, dtype, is_fortran, content = state
         content = content.encode("latin1") if isinstance(content, str) else content
-        if not (isinstance(dtype, _Piece) and dtype.name == "uint8" and type(content) is bytes
-                and all(type(n) is int and n >= 0 for n in shape) and math.prod(shape) == len(content)):
+        if not (
+            isinstance(dtype, _Piece)
+            and dtype.name == "uint8"
+            and type(content) is bytes
+            and all(type(n) is int and n >= 0 for n in shape)
+            and math.prod(shape) == len(content)
+        ):
             raise pickle.UnpicklingError("an array is not of uint8, or its shape and its contents differ")
         self.array = np.frombuffer(content, np.uint8).reshape(shape, order="F" if is_fortran else "C")

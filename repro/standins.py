@@ -8,6 +8,7 @@ formats included. A file STAND-IN.txt beside them marks them: where it stands ch
 say "stand-in:<sha8>" in their column `data`, and prepared images are cached apart (`data.py`). They look like nothing,
 and nothing that is measured on them says anything; but classes differ, so that a mix-up of two of them would show.
 """
+
 import gzip
 import math
 import shutil
@@ -19,12 +20,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import backbones, coil100, data, mvtec, readers, textures
+from adlib import backbones
+from repro import data
+from repro.data import coil100, mvtec, readers, textures
 
 
-VERSION = 1   # counted up when other bytes are written
+VERSION = 1  # counted up when other bytes are written
 NAMES = ("mnist", "fashion_mnist", "cifar10", "cifar100", "coil100", "mvtec", "weights")
-FEWEST = 5    # training images of a class: the nearest-neighbour baseline looks at so many
+FEWEST = 5  # training images of a class: the nearest-neighbour baseline looks at so many
 N_PER_DEFECT = 2
 
 # The side of the real images, of which these have a tenth, and their defects.
@@ -35,8 +38,11 @@ MVTEC = {
     "tile": (840, "crack glue_strip gray_stroke oil rough"),
     "wood": (1024, "color combined hole liquid scratch"),
     "bottle": (900, "broken_large broken_small contamination"),
-    "cable": (1024, "bent_wire cable_swap combined cut_inner_insulation cut_outer_insulation missing_cable "
-                    "missing_wire poke_insulation"),
+    "cable": (
+        1024,
+        "bent_wire cable_swap combined cut_inner_insulation cut_outer_insulation missing_cable "
+        "missing_wire poke_insulation",
+    ),
     "capsule": (1000, "crack faulty_imprint poke scratch squeeze"),
     "hazelnut": (1024, "crack cut hole print"),
     "metal_nut": (700, "bent color flip scratch"),
@@ -79,7 +85,7 @@ def write(folder, names=None, per_class=10):
         missing = [part for part in parts if not _is_there(part[1], _mark(part[0], per_class))]
         for name, target, fill in missing:
             beside = target.with_name(f"{target.name}.unfinished")
-            shutil.rmtree(beside, ignore_errors=True)   # of a process that was killed
+            shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
             beside.mkdir(parents=True)
             fill(beside)
             (beside / readers.STAND_IN).write_text(_mark(name, per_class), encoding="utf-8")
@@ -116,6 +122,7 @@ def _is_there(target, mark):
 
 # ---- images of classes: MNIST and CIFAR
 
+
 def draw(name, label, split, n):
     """n images of a class of mnist, fashion_mnist, cifar10 or cifar100, uint8 (n, side, side, channels).
 
@@ -124,8 +131,9 @@ def draw(name, label, split, n):
     side, channels = (28, 1) if "mnist" in name else (32, 3)
     of_class = np.random.default_rng([NAMES.index(name), label])
     y, x = np.mgrid[:side, :side, :1][:2] * (2 * math.pi / side)
-    pattern = sum(np.cos(a * x + b * y + of_class.uniform(0, 2 * math.pi, channels))
-                  for a, b in of_class.integers(-3, 4, (3, 2)))
+    pattern = sum(
+        np.cos(a * x + b * y + of_class.uniform(0, 2 * math.pi, channels)) for a, b in of_class.integers(-3, 4, (3, 2))
+    )
     rng = np.random.default_rng([NAMES.index(name), label, ("train", "test").index(split)])
     images = np.stack([np.roll(pattern, shift, (0, 1)) for shift in rng.integers(-3, 4, (n, 2))])
     return np.clip(128 + 35 * images + rng.normal(0, 12, images.shape), 0, 255).astype(np.uint8)
@@ -145,7 +153,7 @@ def _write_mnist(name, per_class, folder):
         for what, array in (("images", images[..., 0]), ("labels", labels)):
             content = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
             path = folder / f"{prefix}-{what}-idx{array.ndim}-ubyte.gz"
-            path.write_bytes(gzip.compress(content, mtime=0))   # no time in it: the same bytes each time
+            path.write_bytes(gzip.compress(content, mtime=0))  # no time in it: the same bytes each time
 
 
 def _write_cifar(name, per_class, folder):
@@ -154,26 +162,45 @@ def _write_cifar(name, per_class, folder):
     superclass_of = {one: i for i, five in enumerate(data.SUPERCLASSES.values()) for one in five}
     for split in ("train", "test"):
         images, labels = _draw_split(name, per_class, split)
-        images = images.transpose(0, 3, 1, 2).reshape(len(images), -1)   # plane by plane
+        images = images.transpose(0, 3, 1, 2).reshape(len(images), -1)  # plane by plane
         files = [b"stand_in_s_%06d.png" % i for i in range(len(images))]
-        if name == "cifar10":   # train in five batches
-            batches = {f"data_batch_{k + 1}": part for k, part in enumerate(np.split(np.arange(len(images)), 5))} \
-                if split == "train" else {"test_batch": np.arange(len(images))}
+        if name == "cifar10":  # train in five batches
+            batches = (
+                {f"data_batch_{k + 1}": part for k, part in enumerate(np.split(np.arange(len(images)), 5))}
+                if split == "train"
+                else {"test_batch": np.arange(len(images))}
+            )
             for file, part in batches.items():
-                _write_pickle(folder / file, {
-                    b"batch_label": file.encode(), b"labels": labels[part].tolist(), b"data": images[part],
-                    b"filenames": [files[i] for i in part]})
+                _write_pickle(
+                    folder / file,
+                    {
+                        b"batch_label": file.encode(),
+                        b"labels": labels[part].tolist(),
+                        b"data": images[part],
+                        b"filenames": [files[i] for i in part],
+                    },
+                )
         else:
             coarse = [superclass_of[data.CLASS_NAMES[name][label]] for label in labels.tolist()]
-            _write_pickle(folder / split, {
-                b"filenames": files, b"batch_label": split.encode(), b"fine_labels": labels.tolist(),
-                b"coarse_labels": coarse, b"data": images})
+            _write_pickle(
+                folder / split,
+                {
+                    b"filenames": files,
+                    b"batch_label": split.encode(),
+                    b"fine_labels": labels.tolist(),
+                    b"coarse_labels": coarse,
+                    b"data": images,
+                },
+            )
     if name == "cifar10":
-        _write_pickle(folder / "batches.meta", {
-            b"num_cases_per_batch": 2 * per_class, b"label_names": names, b"num_vis": 3072})
+        _write_pickle(
+            folder / "batches.meta", {b"num_cases_per_batch": 2 * per_class, b"label_names": names, b"num_vis": 3072}
+        )
     else:
-        _write_pickle(folder / "meta", {
-            b"fine_label_names": names, b"coarse_label_names": [one.encode() for one in data.SUPERCLASSES]})
+        _write_pickle(
+            folder / "meta",
+            {b"fine_label_names": names, b"coarse_label_names": [one.encode() for one in data.SUPERCLASSES]},
+        )
 
 
 def _write_pickle(path, content):
@@ -193,23 +220,32 @@ def _pickled(value):
         return b"K" + bytes([value]) if value < 256 else b"J" + struct.pack("<i", value)
     shape = b"(" + b"".join(_pickled(n) for n in value.shape) + b"t"
     dtype = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNN" + 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
-    return b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + shape + dtype \
-        + b"\x89" + _pickled(value.tobytes()) + b"tb"
+    return (
+        b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01"
+        + shape
+        + dtype
+        + b"\x89"
+        + _pickled(value.tobytes())
+        + b"tb"
+    )
 
 
 # ---- COIL-100 and MVTec AD
 
+
 def _write_png(path, image):
     """uint8 (H, W), or (H, W, 3), as PNG: fast and without filters, for COIL-100 alone are 7,200 files."""
+
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     height, width = image.shape[:2]
-    lines = np.zeros((height, 1 + image.size // height), np.uint8)   # each begins with its filter, 0
+    lines = np.zeros((height, 1 + image.size // height), np.uint8)  # each begins with its filter, 0
     lines[:, 1:] = image.reshape(height, -1)
     header = struct.pack(">IIBBBBB", width, height, 8, 2 if image.ndim == 3 else 0, 0, 0, 0)
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 1))
-                     + chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(lines, 1)) + chunk(b"IEND", b"")
+    )
 
 
 def _write_coil(folder):
@@ -219,14 +255,15 @@ def _write_coil(folder):
     turn = np.radians(np.arange(360))
     for name in coil100.NAMES:
         rng = np.random.default_rng([NAMES.index("coil100"), int(name.removeprefix("obj"))])
-        outline = rng.uniform(14, 20) * (1 + sum(rng.uniform(-0.3, 0.3) / k * np.cos(k * turn + rng.uniform(0, 6.28))
-                                                 for k in (1, 2, 3, 4)))
+        outline = rng.uniform(14, 20) * (
+            1 + sum(rng.uniform(-0.3, 0.3) / k * np.cos(k * turn + rng.uniform(0, 6.28)) for k in (1, 2, 3, 4))
+        )
         paint = 1 + (np.cos(rng.integers(1, 6) * turn + rng.uniform(0, 6.28)) > 0.3)
         colors = np.array([[0, 0, 0], *rng.integers(60, 256, (2, 3))], np.uint8)
         for angle in range(0, 90, 360 // coil100.N_VIEWS):
             there = (degrees + angle) % 360
             view = colors[(radius < outline[there]) * paint[there]].repeat(2, 0).repeat(2, 1)
-            for quarter in range(4):   # a turn by 90 degrees costs nothing
+            for quarter in range(4):  # a turn by 90 degrees costs nothing
                 _write_png(folder / f"{name}__{angle + 90 * quarter}.png", np.rot90(view, quarter))
 
 
@@ -235,7 +272,7 @@ def _write_category(category, per_class, folder):
     number = mvtec.NAMES.index(category)
     side, defects = MVTEC[category][0] // 10, MVTEC[category][1].split()
     tint = np.random.default_rng([NAMES.index("mvtec"), number]).uniform(0.4, 1, 3)
-    rows = np.arange(side) * textures.SIZE // side   # each pixel comes from the one below it, the mask's as well
+    rows = np.arange(side) * textures.SIZE // side  # each pixel comes from the one below it, the mask's as well
 
     def put(kind, part, place, n):
         for i in range(n):
@@ -258,6 +295,7 @@ def _write_category(category, per_class, folder):
 
 # ---- weights
 
+
 def _write_weights(folder):
     """A file <backbone>-stand-in.pth for each backbone, up to layer3, of a few hundred kB.
 
@@ -273,7 +311,7 @@ def _write_weights(folder):
         last = "bn2.weight" if backbone == "resnet18" else "bn3.weight"
         tensors, fan_in, k = {}, 1, 0
         for name, value in needed.items():
-            if value.ndim == 4:   # a convolution; its batch norm comes next
+            if value.ndim == 4:  # a convolution; its batch norm comes next
                 n_out, n_in, height, width = value.shape
                 strides = (1, 1, width * (n_out + n_in), n_out + n_in)
                 tensors[name] = row.as_strided(value.shape, strides, storage_offset=97 * k)

@@ -1,4 +1,5 @@
-"""What `make` calls, and a user too: python -m adlib plan, reproduce, verify, rehearse, summary, ... (see USAGE)."""
+"""What `make` calls, and a user too: python -m repro plan, reproduce, verify, rehearse, summary, ... (see USAGE)."""
+
 import ast
 import os
 import re
@@ -10,16 +11,16 @@ from pathlib import Path
 
 
 USAGE = """\
-usage: python -m adlib plan [KEY=VALUE ...]        what reproduce would run: jobs, hours, missing data; runs nothing
-       python -m adlib reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
-       python -m adlib verify KEY=VALUE ...        run jobs again that have rows, and set old beside new
-       python -m adlib rehearse [KEY=VALUE ...]    every job, as small as can be, on stand-ins, into build/rehearsal
-       python -m adlib summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
-       python -m adlib gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
-       python -m adlib report [OUT=FILE]           all of it as one HTML page (build/report.html)
-       python -m adlib demo                        every notebook on embedded data, into build/demo
-       python -m adlib data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
-       python -m adlib score DETECTOR IMAGES ...   judge image files and folders: a CSV (OVERLAYS=FOLDER: pictures too)
+usage: python -m repro plan [KEY=VALUE ...]        what reproduce would run: jobs, hours, missing data; runs nothing
+       python -m repro reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
+       python -m repro verify KEY=VALUE ...        run jobs again that have rows, and set old beside new
+       python -m repro rehearse [KEY=VALUE ...]    every job, as small as can be, on stand-ins, into build/rehearsal
+       python -m repro summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
+       python -m repro gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
+       python -m repro report [OUT=FILE]           all of it as one HTML page (build/report.html)
+       python -m repro demo                        every notebook on embedded data, into build/demo
+       python -m repro data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
+       python -m repro score DETECTOR IMAGES ...   judge image files and folders: a CSV (OVERLAYS=FOLDER: pictures too)
 
 keys, all optional (verify wants at least one of the first three); several values are separated by commas:
   PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
@@ -41,8 +42,11 @@ KEYS = {
     "reproduce": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
     "verify": [*CHOICE, *PLACES],
     "rehearse": ["PAPERS", "DATASETS", *PLACES],
-    "summary": ["OUT"], "report": ["OUT"], "gallery": ["PAPERS", *PLACES], "demo": PLACES,
-}  # fmt: skip
+    "summary": ["OUT"],
+    "report": ["OUT"],
+    "gallery": ["PAPERS", *PLACES],
+    "demo": PLACES,
+}
 
 
 def main(words):
@@ -131,7 +135,7 @@ def device(words):
 
 def places(words):
     """What JOBS, DEVICE and GPUS mean for `sweep.reproduce`, as keyword arguments."""
-    from adlib import worker
+    from repro import worker
 
     n_jobs = number(words["JOBS"], "JOBS") if "JOBS" in words else None
     if n_jobs == 0:
@@ -161,9 +165,10 @@ def resources(words):
 
 # ---- the commands --------------------------------------------------------------------------------------------------
 
+
 def plan(words):
     """What `reproduce` with the same words would run."""
-    from adlib import plan as plans
+    from repro import plan as plans
 
     _, jobs, out = chosen(words)
     places(words)  # says what is wrong with them
@@ -174,19 +179,21 @@ def plan(words):
 
 def reproduce(words):
     """The sweep."""
-    from adlib import plan as plans
-    from adlib import sweep
-    from adlib.register import CHECKOUT
+    from repro import plan as plans
+    from repro import sweep
+    from repro.register import CHECKOUT
 
     book, jobs, out = chosen(words)
     drawn = plans.stand_ins(jobs) if out == CHECKOUT / "results" and "SCHEDULER" not in words else []
     if drawn:
-        raise ValueError(f"results/ holds no rows of stand-ins, and {drawn[0]} is one here: name another OUT=, or have "
-                         "ADLIB_DATA name the real data")  # fmt: skip
+        raise ValueError(
+            f"results/ holds no rows of stand-ins, and {drawn[0]} is one here: name another OUT=, or have "
+            "ADLIB_DATA name the real data"
+        )
     how = {**places(words), "force": is_set(words, "FORCE")}
     if "SCHEDULER" not in words:
         return close(sweep.reproduce(jobs, out, **how), out)
-    from adlib import cluster
+    from repro import cluster
 
     if how.pop("gpus") and "GPUS" in words:
         raise ValueError("GPUS are those of this machine: with SCHEDULER, workers have their own")
@@ -198,13 +205,14 @@ def reproduce(words):
 
 def chosen(words):
     """(register, jobs, folder for their rows), as the words of plan and reproduce choose them."""
-    from adlib import register
+    from repro import register
 
     is_set(words, "FORCE")
     resources(words)
     book = register.load()
-    jobs = register.jobs(book, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")),
-                         **choice(words))  # fmt: skip
+    jobs = register.jobs(
+        book, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")), **choice(words)
+    )
     return book, jobs, choose_out(words.get("OUT"), jobs, register.all_ids(book))
 
 
@@ -217,8 +225,8 @@ def choice(words):
 
 def verify(words):
     """Jobs again, old rows beside new ones."""
-    from adlib import register, sweep
-    from adlib import verify as verification
+    from repro import register, sweep
+    from repro import verify as verification
 
     if not {"PAPERS", "DATASETS", "CLASSES"} & set(words):
         raise ValueError("verify runs jobs again, hours of them: say which by PAPERS, DATASETS or CLASSES")
@@ -241,7 +249,7 @@ def verify(words):
 
 def rehearse(words):
     """Every job of the register, small, on stand-ins."""
-    from adlib import register, rehearsal
+    from repro import register, rehearsal
 
     jobs, n = rehearsal.jobs(register.load(), names(words, "PAPERS"), names(words, "DATASETS"))
     print(f"{n} jobs of the register (seed 0, profiles quick and paper), {len(jobs)} of them different when cut down")
@@ -251,7 +259,7 @@ def rehearse(words):
 
 def choose_out(wanted, jobs, ids):
     """The folder for rows: results/ holds jobs of the register only, and no demo."""
-    from adlib.register import CHECKOUT, describe
+    from repro.register import CHECKOUT, describe
 
     trials = [job for job in jobs if job["id"] not in ids or job["profile"] == "demo"]
     if wanted is None and trials:
@@ -259,18 +267,22 @@ def choose_out(wanted, jobs, ids):
         return CHECKOUT / "build" / "trial"
     out = CHECKOUT / "results" if wanted is None else Path(wanted).expanduser().resolve()
     if trials and out == CHECKOUT / "results":
-        raise ValueError(f"results/ holds only what experiments.toml holds, and no demo; {describe(trials[0])} is "
-                         "something else: leave OUT= away, or name another folder")  # fmt: skip
+        raise ValueError(
+            f"results/ holds only what experiments.toml holds, and no demo; {describe(trials[0])} is "
+            "something else: leave OUT= away, or name another folder"
+        )
     return out
 
 
 def close(report, out):
     """The last lines of a sweep; its exit code."""
-    from adlib.register import describe
+    from repro.register import describe
 
     if report["ok"] or report["failed"]:
-        print(f"{len(report['ok'])} jobs done, {len(report['failed'])} failed in {report['seconds']:.0f} s, "
-              f"{100 * report['outside']:.0f} % of it outside the notebooks' cells")  # fmt: skip
+        print(
+            f"{len(report['ok'])} jobs done, {len(report['failed'])} failed in {report['seconds']:.0f} s, "
+            f"{100 * report['outside']:.0f} % of it outside the notebooks' cells"
+        )
         print(f"rows: {shown(out)}/*.csv   notebooks: {shown(out)}/notebooks/")
     for job in report["failed"]:
         print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
@@ -279,14 +291,14 @@ def close(report, out):
 
 def summary(words):
     """Run summary.ipynb, which writes summary.md, and print its first tables."""
-    from adlib.register import CHECKOUT
+    from repro.register import CHECKOUT
 
     out = Path(words.get("OUT", CHECKOUT / "results")).expanduser().resolve()
     if not out.is_dir():
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
     run_summary(out)
     if out == CHECKOUT / "results":
-        from adlib import pages, results
+        from repro import pages, results
 
         pages.write_readme(CHECKOUT / "README.md", pages.readme_tables())
         results.write_whole(out / "gaps.md", pages.gaps().encode())
@@ -299,8 +311,8 @@ def summary(words):
 
 def run_summary(out):
     """Execute summary.ipynb for the rows under `out`, into out/notebooks/summary.ipynb."""
-    from adlib import results, worker
-    from adlib.register import CHECKOUT
+    from repro import results, worker
+    from repro.register import CHECKOUT
 
     notebook = CHECKOUT / "notebooks" / "summary.ipynb"
     parameters = {"results_dir": str(out), "out_dir": str(out)}
@@ -321,8 +333,8 @@ def run_summary(out):
 
 def demo(words):
     """Every paper's notebook on embedded data, the comparison, and where the pictures are."""
-    from adlib import gallery as rooms
-    from adlib import register, sweep
+    from repro import gallery as rooms
+    from repro import register, sweep
 
     started = time.monotonic()
     out = register.CHECKOUT / "build" / "demo"
@@ -344,8 +356,8 @@ def demo(words):
 
 def gallery(words):
     """One executed notebook of each paper, and the summary, cleaned, under results/gallery."""
-    from adlib import gallery as rooms
-    from adlib import register, sweep
+    from repro import gallery as rooms
+    from repro import register, sweep
 
     book = register.load()
     chosen = names(words, "PAPERS") or [paper for paper in book if "gallery" in book[paper]]
@@ -364,8 +376,8 @@ def gallery(words):
 
 def report(words):
     """The summary, the gallery and the pages beside them as one HTML file."""
-    from adlib import report as pages
-    from adlib.register import CHECKOUT
+    from repro import report as pages
+    from repro.register import CHECKOUT
 
     path = pages.write(Path(words.get("OUT", CHECKOUT / "build" / "report.html")).expanduser())
     print(f"{shown(path)}, {path.stat().st_size / 1e6:.1f} MB: open it in any browser")
@@ -374,7 +386,7 @@ def report(words):
 
 def prepare(words):
     """Read, resize and cache datasets, before jobs do it."""
-    from adlib import data
+    from repro import data
 
     if not words:
         raise ValueError("data takes names of datasets: mnist, cifar10, folder:PATH, npz:PATH, ...")
@@ -392,7 +404,7 @@ def score(words):
     options = given([word for word in words if re.match("(OVERLAYS|DEVICE)=", word)], ["OVERLAYS", "DEVICE"])
     words = [word for word in words if not re.match("(OVERLAYS|DEVICE)=", word)]
     if len(words) < 2:
-        raise ValueError("score takes a detector and image files or folders: python -m adlib score detector.pt photos/")
+        raise ValueError("score takes a detector and image files or folders: python -m repro score detector.pt photos/")
     from adlib import detectors
 
     detector = detectors.load(words[0], device(options))
@@ -402,8 +414,14 @@ def score(words):
     threshold = detector.about.get("threshold")
     for number, (path, value, anomaly_map) in enumerate(detectors.judge(detector, files, failed=failed)):
         judged = detectors.is_anomalous(detector, value)
-        lines.writerow([path, f"{value:.6g}", "" if threshold is None else f"{threshold:.6g}",
-                        "" if judged is None else int(judged)])  # fmt: skip
+        lines.writerow(
+            [
+                path,
+                f"{value:.6g}",
+                "" if threshold is None else f"{threshold:.6g}",
+                "" if judged is None else int(judged),
+            ]
+        )
         if "OVERLAYS" in options:  # numbered: two folders may hold files of one name
             target = Path(options["OVERLAYS"], f"{number:05d}-{path.stem}.png")
             detectors.write_overlay(detector, path, anomaly_map, target)
@@ -413,6 +431,7 @@ def score(words):
 
 
 # ---- what they print -----------------------------------------------------------------------------------------------
+
 
 def first_tables(markdown):
     """The tables of the first section that has any, each below its heading; all of the text where there is none."""

@@ -7,6 +7,7 @@ Every reader returns two `Images`, train and test, with the class names that the
 altered or of the wrong kind is a ValueError that names it; nothing in a file is executed. Libraries that only one
 reader needs are imported by it: a job that finds its data prepared imports none of them.
 """
+
 import gzip
 import hashlib
 import io
@@ -19,23 +20,24 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from adlib import textures
+from repro.data import textures
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-STAND_IN = "STAND-IN.txt"   # a file of this name beside images says that `standins.py` drew them
+STAND_IN = "STAND-IN.txt"  # a file of this name beside images says that `standins.py` drew them
 
 
 @dataclass
 class Images:
     """The images of one split, with what is known of them."""
-    images: torch.Tensor          # uint8 (N, C, H, W), C is 1 or 3
-    labels: torch.Tensor          # int64 (N,), index into class_names
+
+    images: torch.Tensor  # uint8 (N, C, H, W), C is 1 or 3
+    labels: torch.Tensor  # int64 (N,), index into class_names
     class_names: list
-    masks: torch.Tensor | None    # bool (N, H, W), True where an image is defective
-    kinds: list                   # of each image its class or defect, N strings
-    files: list | None            # of each image its path inside the folder it came from
-    source: str                   # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data,
+    masks: torch.Tensor | None  # bool (N, H, W), True where an image is defective
+    kinds: list  # of each image its class or defect, N strings
+    files: list | None  # of each image its path inside the folder it came from
+    source: str  # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data,
     #                               "stand-in:<sha8>" where nothing counts that is measured on them; of a known dataset
     #                               without all of its classes also "... (17 of 100 classes)"
 
@@ -48,13 +50,18 @@ def resize(images, size, resample):
     """
     if images.shape[-2:] == (size, size):
         return images
-    planes = images.flatten(0, 1)[:, None]   # each channel on its own: a photograph has 100 million pixels
+    planes = images.flatten(0, 1)[:, None]  # each channel on its own: a photograph has 100 million pixels
     out = torch.empty(len(planes), 1, size, size, dtype=torch.uint8)
-    step = max(1, (1 << 24) // max(1, planes[:1].numel()))   # chunks of at most 64 MB of float32, or of one channel
+    step = max(1, (1 << 24) // max(1, planes[:1].numel()))  # chunks of at most 64 MB of float32, or of one channel
     for i in range(0, len(planes), step):
-        chunk = F.interpolate(planes[i:i + step].float(), size=(size, size), mode="bilinear", align_corners=False,
-                              antialias=resample == "antialias")
-        out[i:i + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)
+        chunk = F.interpolate(
+            planes[i : i + step].float(),
+            size=(size, size),
+            mode="bilinear",
+            align_corners=False,
+            antialias=resample == "antialias",
+        )
+        out[i : i + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)
     return out.view(*images.shape[:2], size, size)
 
 
@@ -75,7 +82,7 @@ def read_digits():
     is_test = torch.zeros(len(labels), dtype=torch.bool)
     for label in range(10):
         of_class = (labels == label).nonzero().flatten()
-        is_test[of_class[len(of_class) - len(of_class) // 3:]] = True
+        is_test[of_class[len(of_class) - len(of_class) // 3 :]] = True
     names = [str(label) for label in range(10)]
     return tuple(_plain(images[part], labels[part], names, "embedded") for part in (~is_test, is_test))
 
@@ -85,8 +92,17 @@ def read_textures():
     splits = []
     for split in ("train", "test"):
         images, masks, labels, kinds = textures.draw_split(split)
-        splits.append(Images(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels),
-                             list(textures.NAMES), torch.from_numpy(masks), kinds, None, "embedded"))
+        splits.append(
+            Images(
+                torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
+                torch.from_numpy(labels),
+                list(textures.NAMES),
+                torch.from_numpy(masks),
+                kinds,
+                None,
+                "embedded",
+            )
+        )
     return tuple(splits)
 
 
@@ -115,7 +131,7 @@ def read_mnist(raw, dataset, names, stand_in=False):
     "stand-in:<sha8>". Returns None if none of the files is there; raises FileNotFoundError if only some are.
     """
     md5 = dict(dataset.resources)
-    paths = {name: path for name in md5 for path in (raw / name[:-3], raw / name) if path.is_file()}   # .gz wins
+    paths = {name: path for name in md5 for path in (raw / name[:-3], raw / name) if path.is_file()}  # .gz wins
     if not paths and not stand_in:
         return None
     missing = [name for name in md5 if name not in paths]
@@ -124,8 +140,10 @@ def read_mnist(raw, dataset, names, stand_in=False):
     source = stand_in_source(paths.values()) if stand_in else "official"
     splits = []
     for prefix in ("train", "t10k"):
-        images, labels = (_read_idx(paths[name], None if stand_in else md5[name], dimensions) for name, dimensions in
-                          ((f"{prefix}-images-idx3-ubyte.gz", 3), (f"{prefix}-labels-idx1-ubyte.gz", 1)))
+        images, labels = (
+            _read_idx(paths[name], None if stand_in else md5[name], dimensions)
+            for name, dimensions in ((f"{prefix}-images-idx3-ubyte.gz", 3), (f"{prefix}-labels-idx1-ubyte.gz", 1))
+        )
         if len(images) != len(labels) or (len(labels) and labels.max() >= len(names)):
             raise ValueError(f"{paths[f'{prefix}-labels-idx1-ubyte.gz']} does not fit the images beside it")
         splits.append(_plain(images[:, None], labels.long(), names, source))
@@ -164,8 +182,10 @@ def read_npz(path, names=None):
         if images.ndim == 3:
             images = images[..., None]
         if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or 0 in images.shape[1:]:
-            raise ValueError(f"{path}: {split}_images is {images.dtype} {images.shape}, "
-                             "not uint8 N x H x W or N x H x W x C with 1 or 3 channels")
+            raise ValueError(
+                f"{path}: {split}_images is {images.dtype} {images.shape}, "
+                "not uint8 N x H x W or N x H x W x C with 1 or 3 channels"
+            )
         if len(images) != len(labels[split]):
             raise ValueError(f"{path}: {len(images)} {split}_images but {len(labels[split])} {split}_labels")
         images = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -202,10 +222,15 @@ def _npz_labels(path, split, arrays):
     labels = arrays[f"{split}_labels"]
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" \
-            or (labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 1 << 16):
-        raise ValueError(f"{path}: {split}_labels is {labels.dtype} {labels.shape}, not whole numbers from 0 to 65535, "
-                         "(N,) or (N, 1)")
+    if (
+        labels.ndim != 1
+        or labels.dtype.kind not in "iu"
+        or (labels.size and not 0 <= int(labels.min()) <= int(labels.max()) < 1 << 16)
+    ):
+        raise ValueError(
+            f"{path}: {split}_labels is {labels.dtype} {labels.shape}, not whole numbers from 0 to 65535, "
+            "(N,) or (N, 1)"
+        )
     return labels.astype(np.int64)
 
 
@@ -240,7 +265,7 @@ def list_images(root):
 def list_below(folder):
     """Yield the paths of the images in a folder and below, in no order, hidden files left out."""
     for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith("."):   # .DS_Store, ._copy.png and the like are no images
+        if path.name.startswith("."):  # .DS_Store, ._copy.png and the like are no images
             continue
         if path.is_dir():
             yield from list_below(path)
@@ -287,9 +312,17 @@ def read_folder(root, size, resample):
     splits = []
     for split in ("train", "test"):
         rows = [i for i, file in enumerate(files) if file.parts[0] == split]
-        splits.append(Images(images[rows], labels[rows], names, torch.cat(masks)[rows] if has_masks else None,
-                             [_class_of(files[i]) for i in rows], [files[i].as_posix() for i in rows],
-                             "folder:" + digest.hexdigest()[:8]))
+        splits.append(
+            Images(
+                images[rows],
+                labels[rows],
+                names,
+                torch.cat(masks)[rows] if has_masks else None,
+                [_class_of(files[i]) for i in rows],
+                [files[i].as_posix() for i in rows],
+                "folder:" + digest.hexdigest()[:8],
+            )
+        )
     return tuple(splits)
 
 
@@ -314,7 +347,7 @@ def read_image(path, content=None):
                 raise ValueError(f"its pixels are of Pillow's mode {image.mode}: save it with 8 bits a channel")
             # Alpha is dropped: what is transparent keeps the color that the file gives it.
             array = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:   # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+    except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
         raise ValueError(f"{path} cannot be read as an image: {error}") from error
     if (array[..., 0] == array[..., 1]).all() and (array[..., 0] == array[..., 2]).all():
         array = array[..., :1]

@@ -1,0 +1,1 @@
+"""Runs the notebooks, stores their rows, compares them with the printed tables."""
