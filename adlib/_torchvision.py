@@ -1,10 +1,10 @@
 """The one place that imports torchvision: `torchvision = import_torchvision()`.
 
-Only code that needs torchvision calls this (reading raw datasets, building a ResNet); a job that reads prepared data
-does not pay for the import. torch must stand first in the importing module, as everywhere in adlib.
+Only code that needs torchvision calls this, so that a job which reads prepared data does not pay for the import.
 """
 
 import sys
+from types import ModuleType
 
 import torch
 
@@ -12,13 +12,12 @@ import torch
 _operators = []  # the declarations below live as long as this list keeps a reference to them
 
 
-def import_torchvision():
+def import_torchvision() -> ModuleType:
     """Returns the module torchvision, also where its compiled half does not fit the torch that is installed.
 
     The usual torchvision wheel beside a CPU build of torch stops at import with "operator torchvision::nms does not
     exist", since its compiled half wants CUDA libraries. Models, datasets and transforms need only the Python half,
-    which imports once the two missing operators are declared. Then `torchvision.ops.nms` and `torchvision.io` stay
-    unusable; adlib reads images with Pillow and uses neither. Any other error of the import is passed on.
+    which imports once two operators are declared. Any other error of the import is passed on.
     """
     try:
         import torchvision

@@ -11,30 +11,34 @@ Each function but the last takes the training pixels (N, D), float32 in [0, 1], 
 autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from sklearn.svm import OneClassSVM
-from torch import nn
+from torch import Tensor, nn
 
 from adlib import images, neighbours
 
 
-def pixels(images):
+Score = Callable[..., Tensor]
+
+
+def pixels(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) -> float32 (N, C * H * W) in [0, 1] on the CPU."""
     return images.cpu().flatten(1).float().div_(255)
 
 
-def scale(train):
+def scale(train: Tensor) -> float:
     """scikit-learn's gamma "scale": 1 / (D * variance of all training pixels)."""
     return 1 / (train.shape[1] * train.var(correction=0).item())
 
 
-def ocsvm(train, nu=0.1, gamma="scale", distances=None):
+def ocsvm(train: Tensor, nu: float = 0.1, gamma: float | str = "scale", distances: Tensor | None = None) -> Score:
     """One-class SVM with an RBF kernel exp(-gamma |a - b|^2) (Schoelkopf et al. 2001), solved by scikit-learn.
 
-    The kernel matrix is one matrix product handed over precomputed: many times faster than libsvm's own loop over
-    pixels, the same solution. `distances`: squared_distances(train, train) where it is there already. Memory: 12 bytes
-    for each pair of training images.
+    The kernel matrix is one matrix product handed over precomputed, many times faster than libsvm's own loop over
+    pixels. distances: squared_distances(train, train) where there already. Memory: 12 bytes a pair of training images.
     """
     gamma = scale(train) if gamma == "scale" else gamma
     distances = neighbours.squared_distances(train, train) if distances is None else distances
@@ -48,45 +52,38 @@ def ocsvm(train, nu=0.1, gamma="scale", distances=None):
     return score
 
 
-def pca(train, variance=0.95):
+def pca(train: Tensor, variance: float = 0.95) -> Score:
     """Squared error after projection on the leading principal components that keep `variance` of the total.
 
-    The eigenvectors are those of the D x D matrix, or, with fewer images than pixels, come from the N x N one, which
-    has the same eigenvalues. The score is the mean over pixels; `per_pixel=True` gives the errors themselves, (M, D).
+    The score is the mean over pixels; `per_pixel=True` gives the errors themselves, (M, D).
     """
     mean = train.mean(0)
     centred = train - mean
-    few = len(train) < train.shape[1]
+    few = len(train) < train.shape[1]  # then the smaller N x N matrix, of the same eigenvalues
     values, vectors = torch.linalg.eigh(centred @ centred.T if few else centred.T @ centred)  # ascending
     kept = 1 + int((values.flip(0).cumsum(0) < variance * values.sum()).sum())
     basis = vectors[:, -kept:]
     if few:
         basis = torch.linalg.qr(centred.T @ basis).Q  # orthonormal also where an eigenvalue is nearly 0
 
-    def score(test, per_pixel=False):
+    def errors(test):
         centred = test - mean
-        errors = (centred - centred @ basis @ basis.T).square()
-        return errors if per_pixel else errors.mean(1)
+        return (centred - centred @ basis @ basis.T).square()
 
-    return score
+    return lambda test, per_pixel=False: errors(test) if per_pixel else errors(test).mean(1)
 
 
-def knn(train, k=5):
+def knn(train: Tensor, k: int = 5) -> Score:
     """Mean Euclidean distance to the k nearest training images."""
     chunk = max(1, min(2048, 2**26 // (k * train.shape[1])))  # test images at a time: k x D numbers for each
-
     return lambda test: neighbours.nearest(test, train, k, chunk)[0].mean(1)
 
 
-def mean_image(train):
+def mean_image(train: Tensor) -> Score:
     """Squared error against the mean training image: its mean over pixels, or with `per_pixel=True` all, (M, D)."""
     mean = train.mean(0)
-
-    def score(test, per_pixel=False):
-        errors = (test - mean).square()
-        return errors if per_pixel else errors.mean(1)
-
-    return score
+    errors = lambda test: (test - mean).square()  # noqa: E731
+    return lambda test, per_pixel=False: errors(test) if per_pixel else errors(test).mean(1)
 
 
 def _autoencoder(channels, size, latent):
@@ -107,14 +104,21 @@ def _autoencoder(channels, size, latent):
 
 
 def pixel_autoencoder(
-    train, loss="l2", epochs=200, batch=8, lr=2e-4, weight_decay=1e-5, latent=100, seed=0, after_epoch=None
-):
+    train: Tensor,
+    loss: str = "l2",
+    epochs: int = 200,
+    batch: int = 8,
+    lr: float = 2e-4,
+    weight_decay: float = 1e-5,
+    latent: int = 100,
+    seed: int = 0,
+    after_epoch: Callable[[float], object] | None = None,
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A convolutional autoencoder on pixels (Bergmann et al. 2018), trained with Adam on "l2" or "ssim".
 
-    train: uint8 (N, C, H, H), H a power of two from 32 to 256; the network is trained on the device where they lie, and
-    its weights and the order of the images follow `seed`. loss: "l2" is the mean squared error on [0, 1]; "ssim" is
-    1 - SSIM (window 11, sigma 1.5) of the grey images, as in the MVTec AD paper, since SSIM knows no color.
-    after_epoch: called with the mean loss of each epoch.
+    train: uint8 (N, C, H, H), H a power of two from 32 to 256, on the device to train on; `seed` draws weights and the
+    order of the images. loss: "l2" is the mean squared error on [0, 1]; "ssim" is 1 - SSIM (window 11, sigma 1.5) of
+    the grey images, as in the MVTec AD paper. after_epoch: called with the mean loss of each epoch.
 
     Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions that they
     come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels, or

@@ -10,24 +10,26 @@
     s = cbigan.score(nets.eval(), x, settings)                             # eq. (7), (N,), high = anomalous
 
 Images x are float in [0, 1] for output "sigmoid" and in [-1, 1] for "tanh" (`to_range`); latents z are (N, latent).
-"Text" is the paper, "tables" the authors' notebook of 2020, from which its tables presumably come, "rewrite" their
-program of 2021; the three differ in almost every setting, and PRESETS holds each.
+PRESETS holds three sets of settings that differ in almost every value: "text" is the paper, "tables" the authors'
+notebook of 2020, which presumably made the paper's tables, "rewrite" their program of 2021.
 """
 
 import copy
-import hashlib
-import io
 import math
-import pickle
+from collections.abc import Iterable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from adlib.images import cut_patches, join_patches, random_rotated_crops, random_rotation
 
 
+Pair = tuple[Tensor, Tensor]  # images and their latents
+Terms = dict[str, Tensor]
 SLOPE = 0.2  # of LeakyReLU; Fig. 3
 CHOICES = {
     "init": ("he_normal", "glorot_uniform"),
@@ -40,8 +42,8 @@ CHOICES = {
     "crops": ("random", "tiles"),
 }
 
-# The paper as printed. What it leaves open about the networks is taken from the notebook, what it leaves open about
-# WGAN-GP from the reference it gives for it (Gulrajani et al. 2017), batch size from both programs.
+# The paper as printed. Where it is silent, the networks are the notebook's, WGAN-GP is that of the reference it gives
+# (Gulrajani et al. 2017, its [32]), and the batch size is that of both programs.
 _TEXT = {
     "width": 16,  # silent: the numbers of Fig. 3 are not in its text; the notebook's
     "latent": 64,  # section V-B
@@ -66,48 +68,41 @@ _TEXT = {
     "resample": "antialias",  # silent; the notebook's, by PIL
     "crops": "random",  # section V-B: random crops, turned
 }
-PRESETS = {
-    "text": _TEXT,
-    # The notebook that presumably made the tables, where it differs from the above.
-    "tables": _TEXT
-    | {
-        "critic": "hinge",  # not the Wasserstein critic of the text
-        "penalty": "squared",  # squared norm of the gradient at G(z) alone; no norm is driven to 1
-        "penalty_weight": 2.5,  # 5, halved
-        "over_batch": "sum",  # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
-        "beta2_critic": 0.909,
-        "beta2_generator": 0.099,
-        "adam_eps": 1e-7,  # Keras's
-        "crops": "tiles",  # the 64 patches that do not overlap, unturned as it is stored
-    },
-    # The rewrite with the defaults of its command line; they are younger than the paper.
-    "rewrite": _TEXT
-    | {
-        "width": 3,
-        "bias": False,  # but in each block's 1x1 convolution and in the three last layers
-        "init": "glorot_uniform",  # Keras's default
-        "output": "tanh",  # images in [-1, 1]
-        "penalty": "crossed",  # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
-        "critic_steps": 5,
-        "alpha": 1e-5,
-        "beta2_generator": 0.1,
-        "adam_eps": 1e-7,  # Keras's
-        "ema": 0.9994,  # 0.999 at every tenth step of either player, of which there are six to one of G, E
-        "feature": "conv1",  # discriminator.layers[-65]
-        "resample": "bilinear",  # without antialiasing
-    },
+PRESETS = {"text": _TEXT}
+PRESETS["tables"] = _TEXT | {
+    "critic": "hinge",  # not the Wasserstein critic of the text
+    "penalty": "squared",  # squared norm of the gradient at G(z) alone; no norm is driven to 1
+    "penalty_weight": 2.5,  # 5, halved
+    "over_batch": "sum",  # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
+    "beta2_critic": 0.909,
+    "beta2_generator": 0.099,
+    "adam_eps": 1e-7,  # Keras's
+    "crops": "tiles",  # the 64 patches that do not overlap, unturned as it is stored
+}
+PRESETS["rewrite"] = _TEXT | {  # the defaults of its command line, which are younger than the paper
+    "width": 3,
+    "bias": False,  # but in each block's 1x1 convolution and in the three last layers
+    "init": "glorot_uniform",  # Keras's default
+    "output": "tanh",  # images in [-1, 1]
+    "penalty": "crossed",  # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
+    "critic_steps": 5,
+    "alpha": 1e-5,
+    "beta2_generator": 0.1,
+    "adam_eps": 1e-7,  # Keras's
+    "ema": 0.9994,  # 0.999 at every tenth step of either player, of which there are six to one of G, E
+    "feature": "conv1",  # discriminator.layers[-65]
+    "resample": "bilinear",  # without antialiasing
 }
 
 
 class Block(nn.Module):
     """Residual block of Fig. 3: (N, in_channels, H, H) -> (N, channels, H', H').
 
-    Two 3x3 convolutions and one of 1x1, LeakyReLU after the first two; a 1x1 convolution beside them; LeakyReLU of the
-    sum. resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means), None leaves it.
-    bias: False leaves one only to the 1x1 convolution of the main path.
+    resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means), None leaves it. bias: False
+    leaves one only to the 1x1 convolution of the main path.
     """
 
-    def __init__(self, in_channels, channels, bias, resample):
+    def __init__(self, in_channels: int, channels: int, bias: bool, resample: str | None):
         super().__init__()
         self.resample = resample
         self.skip = nn.Conv2d(in_channels, channels, 1, bias=bias)
@@ -115,7 +110,7 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels, channels, 3, padding=1, bias=bias)
         self.third = nn.Conv2d(channels, channels, 1)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.resample == "up":
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
         y = F.leaky_relu(self.first(x), SLOPE)
@@ -124,57 +119,48 @@ class Block(nn.Module):
         return F.avg_pool2d(y, 2) if self.resample == "down" else y
 
 
-def trunk(channels, width, size, bias):
-    """The image path that encoder and critic share in form: (N, channels, size, size) -> (N, 16 width (size/32)^2)."""
-    blocks, below = [], channels
-    for factor in (1, 2, 3, 4, 8, 16):
-        blocks.append(Block(below, factor * width, bias, "down" if factor < 16 else None))
-        below = factor * width
-    return nn.Sequential(*blocks, nn.Flatten()), below * (size // 32) ** 2
+def trunk(channels: int, width: int, size: int, bias: bool) -> tuple[nn.Sequential, int]:
+    """The path of an image in encoder and critic, (N, channels, size, size) -> (N, M), and its M."""
+    widths = pairwise([channels, *(factor * width for factor in (1, 2, 3, 4, 8, 16))])
+    blocks = [Block(*pair, bias, "down" if index < 5 else None) for index, pair in enumerate(widths)]
+    return nn.Sequential(*blocks, nn.Flatten()), 16 * width * (size // 32) ** 2
 
 
 class Encoder(nn.Sequential):
     """E: image (N, channels, size, size) -> latent (N, latent), unbounded."""
 
-    def __init__(self, channels, width, latent, size, bias):
-        path, found = trunk(channels, width, size, bias)
-        super().__init__(
-            path, nn.Linear(found, 16 * width, bias=bias), nn.LeakyReLU(SLOPE), nn.Linear(16 * width, latent)
-        )
+    def __init__(self, channels: int, width: int, latent: int, size: int, bias: bool):
+        path, length = trunk(channels, width, size, bias)
+        dense = nn.Linear(length, 16 * width, bias=bias)
+        super().__init__(path, dense, nn.LeakyReLU(SLOPE), nn.Linear(16 * width, latent))
 
 
 class Generator(nn.Sequential):
-    """G: latent (N, latent) -> image (N, channels, size, size) in [0, 1] ("sigmoid") or [-1, 1] ("tanh").
+    """G: latent (N, latent) -> image (N, channels, size, size) in [0, 1] ("sigmoid") or [-1, 1] ("tanh")."""
 
-    Six blocks from 2x2 px (above 128 px from size / 64), the last ones doubling the side: all six at 128 px, all but
-    the first at 64 px. No activation after the linear layer.
-    """
-
-    def __init__(self, channels, width, latent, size, bias, output):
-        start = max(2, size // 64)
-        doublings = int(math.log2(size // start))
-        below = 16 * width
-        layers = [nn.Linear(latent, start**2 * below, bias=bias), nn.Unflatten(1, (below, start, start))]
-        for index, factor in enumerate((16, 8, 4, 3, 2, 1)):
-            layers.append(Block(below, factor * width, bias, "up" if index >= 6 - doublings else None))
-            below = factor * width
-        super().__init__(*layers, nn.Conv2d(below, channels, 1), nn.Sigmoid() if output == "sigmoid" else nn.Tanh())
+    def __init__(self, channels: int, width: int, latent: int, size: int, bias: bool, output: str):
+        start = max(2, size // 64)  # the side behind the linear layer, in px
+        first_doubling = 6 - int(math.log2(size // start))  # of six blocks: the first at 128 px, the second at 64 px
+        dense = nn.Linear(latent, start**2 * 16 * width, bias=bias)  # no activation follows
+        widths = pairwise(factor * width for factor in (16, 16, 8, 4, 3, 2, 1))
+        blocks = [Block(*pair, bias, "up" if index >= first_doubling else None) for index, pair in enumerate(widths)]
+        last = nn.Conv2d(width, channels, 1), nn.Sigmoid() if output == "sigmoid" else nn.Tanh()
+        super().__init__(dense, nn.Unflatten(1, (16 * width, start, start)), *blocks, *last)
 
 
 class Critic(nn.Module):
     """D: image (N, channels, size, size) and latent (N, latent) -> (N,), high = real."""
 
-    def __init__(self, channels, width, latent, size, bias):
+    def __init__(self, channels: int, width: int, latent: int, size: int, bias: bool):
         super().__init__()
-        self.image, found = trunk(channels, width, size, bias)
-        layers = []
+        self.image, length = trunk(channels, width, size, bias)
+        self.latent = nn.Sequential()
         for below in (latent, 512, 512):
-            layers += [nn.Linear(below, 512, bias=bias), nn.LeakyReLU(SLOPE)]
-        self.latent = nn.Sequential(*layers)
-        self.joint = nn.Linear(found + 512, 16 * width, bias=bias)
+            self.latent.extend([nn.Linear(below, 512, bias=bias), nn.LeakyReLU(SLOPE)])
+        self.joint = nn.Linear(length + 512, 16 * width, bias=bias)
         self.last = nn.Linear(16 * width, 1)
 
-    def features(self, x, z, feature="dense"):
+    def features(self, x: Tensor, z: Tensor, feature: str = "dense") -> Tensor:
         """f_D of eq. (9), before the LeakyReLU: "dense", the linear layer behind the concatenation, (N, 16 width), or
         "conv1", the first 3x3 convolution, flat, (N, width * size^2), which does not see z."""
         _check("feature", feature)
@@ -182,54 +168,49 @@ class Critic(nn.Module):
             return self.image[0].first(x).flatten(1)
         return self.joint(torch.cat([self.image(x), self.latent(z)], 1))
 
-    def forward(self, x, z):
+    def forward(self, x: Tensor, z: Tensor) -> Tensor:
         return self.last(F.leaky_relu(self.features(x, z), SLOPE))[:, 0]
 
 
 class CBiGAN(nn.Module):
     """The three networks; `size` in px and `output` say which images they take."""
 
-    def __init__(self, encoder, generator, critic, size, output):
+    def __init__(self, encoder: nn.Module, generator: nn.Module, critic: nn.Module, size: int, output: str):
         super().__init__()
         self.encoder, self.generator, self.critic = encoder, generator, critic
         self.size, self.output = size, output
 
 
-def build(channels=3, size=128, width=16, latent=64, bias=True, init="he_normal", output="sigmoid", **others):
-    """The three networks, untrained, for images or patches of size x size px, as a `CBiGAN`.
+def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
+    """The three networks, untrained, for images or patches of size x size px.
 
-    bias: False leaves biases only to the last layers and to one convolution of each block. init: "he_normal" (cut off
-    at two standard deviations, as Keras does) or "glorot_uniform"; biases start at 0. others: the settings that the
-    training takes. Raises ValueError for a size that is no power of two from 32 on, and an unknown init or output.
+    settings: as in PRESETS, else those of "text". bias: False leaves them only to the last layers and to one
+    convolution of each block. Raises ValueError for a size that is no power of two from 32, an unknown init or output.
     """
-    _check("init", init)
-    _check("output", output)
+    chosen = _TEXT | settings
+    for name in ("init", "output"):
+        _check(name, chosen[name])
     if size < 32 or size & (size - 1):
         raise ValueError(f"size is {size} px: the networks need a power of two, 32 or more")
-    nets = CBiGAN(
-        Encoder(channels, width, latent, size, bias),
-        Generator(channels, width, latent, size, bias, output),
-        Critic(channels, width, latent, size, bias),
-        size,
-        output,
-    )
+    common = channels, chosen["width"], chosen["latent"], size, chosen["bias"]
+    generator = Generator(*common, chosen["output"])
+    nets = CBiGAN(Encoder(*common), generator, Critic(*common), size, chosen["output"])
     for name, parameter in nets.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
-        elif init == "glorot_uniform":
+        elif chosen["init"] == "glorot_uniform":
             nn.init.xavier_uniform_(parameter)
         else:
-            fan_in = parameter[0].numel()
-            std = math.sqrt(2 / fan_in) / 0.87962566  # so that sqrt(2 / fan_in) is left after the cut
+            # cut off at two deviations, as Keras does; a deviation of sqrt(2 / fan in) is left after the cut
+            std = math.sqrt(2 / parameter[0].numel()) / 0.87962566
             nn.init.trunc_normal_(parameter, 0.0, std, -2 * std, 2 * std)
     return nets
 
 
-def check(settings):
+def check(settings: dict) -> None:
     """ValueError naming the setting that is unknown, missing or has a value that is none of its choices."""
-    known = PRESETS["text"]
-    for name in sorted(known.keys() ^ settings.keys()):
-        state = "missing" if name in known else f"unknown: choose {', '.join(known)}"
+    for name in sorted(_TEXT.keys() ^ settings.keys()):
+        state = "missing" if name in _TEXT else f"unknown: choose {', '.join(_TEXT)}"
         raise ValueError(f"setting {name!r} is {state}")
     for name in CHOICES:
         _check(name, settings[name])
@@ -238,12 +219,12 @@ def check(settings):
             raise ValueError(f"{name} is {settings[name]}: it must lie in [0, 1]")
 
 
-def to_range(images, output):
+def to_range(images: Tensor, output: str) -> Tensor:
     """Images (N, C, H, W), bytes or floats in 0..255, as float in the range of `output`: [0, 1] or [-1, 1]."""
     return images.float() / 255 if output == "sigmoid" else images.float() / 127.5 - 1
 
 
-def sample(images, n, size, rotate, generator):
+def sample(images: Tensor, n: int, size: int, rotate: tuple[float, float], generator: torch.Generator) -> Tensor:
     """What a step trains on: n inputs (n, C, size, size), float in 0..255, drawn with replacement from bytes.
 
     images: uint8 (M, C, H, W) on the generator's device. Each input is turned by an angle of its own from U(*rotate),
@@ -256,49 +237,44 @@ def sample(images, n, size, rotate, generator):
     return random_rotation(x, *rotate, generator) if any(rotate) else x
 
 
-def draw(n, latent, generator):
+def draw(n: int, latent: int, generator: torch.Generator) -> Pair:
     """z (n, latent) from N(0, 1) and epsilon (n,) from U(0, 1), on the generator's device."""
-    device = generator.device
-    z = torch.randn(n, latent, generator=generator, device=device)
-    return z, torch.rand(n, generator=generator, device=device)
+    place = {"generator": generator, "device": generator.device}
+    return torch.randn(n, latent, **place), torch.rand(n, **place)
 
 
-def distance(a, b):
+def distance(a: Tensor, b: Tensor) -> Tensor:
     """|a - b|_1 of each pair, the sum over all its elements, (N,), in float32 at least."""
     return (_wide(a) - _wide(b)).abs().flatten(1).sum(1)
 
 
-def slopes(critic, x, z):
-    """The gradients of D at each (x, z) with respect to x and to z, shaped as they are, themselves differentiable.
-
-    In float32, whatever autocast is at work: they are squared, and differentiated again.
-    """
-    with torch.autocast(x.device.type, enabled=False):
-        x, z = (_wide(given.detach()).requires_grad_() for given in (x, z))
-        return torch.autograd.grad(critic(x, z).sum(), (x, z), create_graph=True)
-
-
-def gradient_penalty(critic, real, fake, epsilon, penalty="matched"):
-    """The penalty on the slope of D, mean over the batch, a scalar without its weight.
+def gradient_penalty(
+    critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor | None, kind: str = "matched"
+) -> Tensor:
+    """The penalty on the slope of D, mean over the batch, a scalar without its weight, differentiable.
 
     real: (x, E(x)); fake: (G(z), z). With one epsilon (N,) for image and latent of a sample, "matched" takes
     (|grad D| - 1)^2 at epsilon real + (1 - epsilon) fake, the norm being that of both gradients together (WGAN-GP).
-    "crossed" is the same between (x, z) and (G(z), E(x)). "squared" is |dD / dG(z)|^2 at the fake pair; it needs no
-    epsilon (None).
+    "crossed" is the same between (x, z) and (G(z), E(x)). "squared" is |dD / dG(z)|^2 at the fake pair; epsilon: None.
     """
     (x, encoded), (made, z) = real, fake
-    if penalty == "squared":
-        return slopes(critic, made, z)[0].flatten(1).square().sum(1).mean()
-    if penalty == "crossed":
-        encoded, z = z, encoded
-    of_x, of_z = epsilon[:, None, None, None], epsilon[:, None]
-    by_x, by_z = slopes(critic, of_x * x + (1 - of_x) * made, of_z * encoded + (1 - of_z) * z)
+    if kind == "squared":
+        x = made
+    else:
+        of_x, of_z = epsilon[:, None, None, None], epsilon[:, None]
+        from_z, to_z = (encoded, z) if kind == "matched" else (z, encoded)
+        x, z = of_x * x + (1 - of_x) * made, of_z * from_z + (1 - of_z) * to_z
+    with torch.autocast(x.device.type, enabled=False):  # float32: slopes are squared, and differentiated again
+        x, z = (_wide(point.detach()).requires_grad_() for point in (x, z))
+        by_x, by_z = torch.autograd.grad(critic(x, z).sum(), (x, z), create_graph=True)
+    if kind == "squared":
+        return by_x.flatten(1).square().sum(1).mean()
     norm = torch.linalg.vector_norm(torch.cat([by_x.flatten(1), by_z], 1), dim=1)
     return (norm - 1).square().mean()
 
 
-def critic_terms(critic, real, fake, epsilon, settings):
-    """Eq. (6) with its penalty: a dict of the scalars loss, estimate and penalty (without its weight).
+def critic_terms(critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor | None, settings: dict) -> Terms:
+    """Eq. (6) with its penalty: the scalars loss, estimate and penalty (without its weight).
 
     real: (x, E(x)); fake: (G(z), z). estimate is mean D(real) - mean D(fake), for a Wasserstein critic the distance as
     it sees it. Setting critic "hinge": mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake)) instead of (6).
@@ -311,102 +287,91 @@ def critic_terms(critic, real, fake, epsilon, settings):
     return {"loss": loss + settings["penalty_weight"] * penalty, "estimate": estimate, "penalty": penalty}
 
 
-def generator_terms(nets, x, z, settings):
-    """Eq. (13), (1 - alpha) L_EG + alpha L_C: a dict of the scalars loss, game, image and latent.
+def generator_terms(nets: CBiGAN, x: Tensor, z: Tensor, settings: dict) -> Terms:
+    """Eq. (13), (1 - alpha) L_EG + alpha L_C: the scalars loss, game, image and latent.
 
     game is L_EG of eq. (5), image |x - G(E(x))| of (11), latent |z - E(G(z))| of (12), over the batch as the settings
-    say. alpha 0 is EGBAD, alpha 1 a double autoencoder: the sentence below eq. (13) has it the other way round. With
-    alpha 0 image and latent are known but not differentiated.
+    say. alpha 0 is EGBAD, alpha 1 a double autoencoder: the sentence below eq. (13) has it the other way round. image
+    and latent are not differentiated at alpha 0.
     """
-    alpha = settings["alpha"]
+    alpha, over_batch = settings["alpha"], torch.mean if settings["over_batch"] == "mean" else torch.sum
     encoded, made = nets.encoder(x), nets.generator(z)
     game = _wide(nets.critic(x, encoded)).mean() - _wide(nets.critic(made, z)).mean()
     with torch.set_grad_enabled(alpha != 0 and torch.is_grad_enabled()):
-        image, latent = distance(x, nets.generator(encoded)), distance(z, nets.encoder(made))
-    image, latent = ((one.mean() if settings["over_batch"] == "mean" else one.sum()) for one in (image, latent))
+        image = over_batch(distance(x, nets.generator(encoded)))
+        latent = over_batch(distance(z, nets.encoder(made)))
     loss = (1 - alpha) * game + alpha * (image + latent)
     return {"loss": loss, "game": game, "image": image, "latent": latent}
 
 
-def optimizers(nets, settings):
-    """Adam for the critic, and Adam for encoder and generator; the networks must be on their device by now.
-
-    Raises ValueError as `check` does.
-    """
+def optimizers(nets: CBiGAN, settings: dict) -> tuple[Adam, Adam]:
+    """Adam for the critic, and Adam for encoder and generator, networks on their device; raises as `check` does."""
     check(settings)
-    found = []
-    for player, parts in {"critic": [nets.critic], "generator": [nets.encoder, nets.generator]}.items():
-        parameters = [p for part in parts for p in part.parameters()]
-        betas = settings["beta1"], settings[f"beta2_{player}"]
+
+    def adam(beta2, *networks):
+        parameters = [parameter for network in networks for parameter in network.parameters()]
         # capturable keeps the count of steps on the GPU, so that a CUDA graph can hold the step
-        found.append(
-            torch.optim.Adam(
-                parameters, settings["lr"], betas, settings["adam_eps"], fused=True, capturable=parameters[0].is_cuda
-            )
-        )
-    return tuple(found)
+        kernel = {"fused": True, "capturable": parameters[0].is_cuda}
+        return Adam(parameters, settings["lr"], (settings["beta1"], beta2), settings["adam_eps"], **kernel)
+
+    return adam(settings["beta2_critic"], nets.critic), adam(settings["beta2_generator"], nets.encoder, nets.generator)
 
 
-def critic_step(nets, optimizer, x, z, epsilon, settings):
+def critic_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, epsilon: Tensor, settings: dict) -> Terms:
     """The critic's turn on images x, latents z and epsilon (N,): moves D alone. Returns its terms, detached."""
     with torch.no_grad():
         real, fake = (x, nets.encoder(x)), (nets.generator(z), z)
     return _move(optimizer, critic_terms(nets.critic, real, fake, epsilon, settings))
 
 
-def generator_step(nets, optimizer, x, z, settings):
+def generator_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, settings: dict) -> Terms:
     """The turn of encoder and generator on images x and latents z: moves E and G alone. Returns its terms, detached."""
     return _move(optimizer, generator_terms(nets, x, z, settings))
 
 
-def averages(nets):
-    """Copies of E and G to hold their moving averages, with the critic itself, as a `CBiGAN` in evaluation mode."""
+def averages(nets: CBiGAN) -> CBiGAN:
+    """Copies of E and G to hold their moving averages, with the critic itself, in evaluation mode."""
     encoder, generator = (copy.deepcopy(part).requires_grad_(False) for part in (nets.encoder, nets.generator))
     return CBiGAN(encoder.eval(), generator.eval(), nets.critic, nets.size, nets.output)
 
 
 @torch.no_grad()
-def update_averages(averaged, nets, decay):
+def update_averages(averaged: CBiGAN, nets: CBiGAN, decay: float) -> None:
     """decay * average + (1 - decay) * parameter, for E and G; decay 0 copies the networks as they are."""
-    for name in ("encoder", "generator"):
-        old, new = (list(getattr(which, name).parameters()) for which in (averaged, nets))
-        get_ema_multi_avg_fn(decay)(old, new, None)
+    for average, network in ((averaged.encoder, nets.encoder), (averaged.generator, nets.generator)):
+        get_ema_multi_avg_fn(decay)(list(average.parameters()), list(network.parameters()), None)
 
 
-def reconstruct(nets, x):
-    """G(E(x)) of images x (N, C, H, W), patch by patch where they are larger than the networks' size; networks as they
-    are. Raises ValueError where they are no multiple of it."""
-    rebuilt = nets.generator(nets.encoder(cut_patches(x, nets.size)))
-    return join_patches(rebuilt, *x.shape[2:])
+def reconstruct(nets: CBiGAN, x: Tensor) -> Tensor:
+    """G(E(x)) of images x (N, C, H, W), patch by patch; ValueError where they are no multiple of the networks' size."""
+    return join_patches(nets.generator(nets.encoder(cut_patches(x, nets.size))), *x.shape[2:])
 
 
-def terms(nets, x, features=CHOICES["feature"]):
-    """What eq. (7) is made of, for images x (N, C, H, W): a dict of tensors; networks as they are.
+def terms(nets: CBiGAN, x: Tensor, features: Iterable[str] = CHOICES["feature"]) -> Terms:
+    """What eq. (7) is made of, for images x (N, C, H, W); networks as they are.
 
     "image", eq. (8), and each of `features`, eq. (9): (N, P). P is 1 where the images have the networks' size
     (objects), else the number of patches of that size which they are cut into, row by row (textures). "map":
     |x - G(E(x))| at each pixel, mean over channels, (N, H, W).
     """
     patches = cut_patches(x, nets.size)
-    z = nets.encoder(patches)
-    rebuilt = nets.generator(z)
-    found = {"image": distance(patches, rebuilt)}
+    rebuilt = nets.generator(z := nets.encoder(patches))
+    distances = {"image": distance(patches, rebuilt)}
     for name in features:
-        found[name] = distance(*(nets.critic.features(some, z, name) for some in (patches, rebuilt)))
-    found = {name: values.view(len(x), -1) for name, values in found.items()}
+        distances[name] = distance(*(nets.critic.features(images, z, name) for images in (patches, rebuilt)))
     errors = (patches - rebuilt).abs().mean(1, keepdim=True)
-    return {**found, "map": join_patches(errors, *x.shape[2:])[:, 0]}
+    per_image = {name: values.view(len(x), -1) for name, values in distances.items()}
+    return per_image | {"map": join_patches(errors, *x.shape[2:])[:, 0]}
 
 
-def equation_7(terms, lam=0.1, feature="dense"):
+def equation_7(terms: Terms, lam: float = 0.1, feature: str = "dense") -> Tensor:
     """Eq. (7) for each image, (N,): (1 - lambda) image + lambda feature of each patch, then the largest of them."""
     return ((1 - lam) * terms["image"] + lam * terms[feature]).amax(1)
 
 
-def score(nets, x, settings):
+def score(nets: CBiGAN, x: Tensor, settings: dict) -> Tensor:
     """The score (7) of images x (N, C, H, W) in the networks' range, (N,), high = anomalous; networks as they are."""
-    feature = settings["feature"]
-    return equation_7(terms(nets, x, (feature,)), settings["lam"], feature)
+    return equation_7(terms(nets, x, (settings["feature"],)), settings["lam"], settings["feature"])
 
 
 class Detector(nn.Module):
@@ -415,17 +380,17 @@ class Detector(nn.Module):
     patch: the side that the networks see, into which larger images are cut. settings: as in PRESETS. The maps are ours.
     """
 
-    def __init__(self, channels=3, patch=128, **settings):
+    def __init__(self, channels: int = 3, patch: int = 128, **settings: object):
         super().__init__()
         self.nets, self.lam, self.feature = build(channels, patch, **settings), settings["lam"], settings["feature"]
 
-    def forward(self, images):
-        found = evaluate(self.nets, images, (self.feature,))
-        return equation_7(found, self.lam, self.feature), found["map"]
+    def forward(self, images: Tensor) -> Pair:
+        parts = evaluate(self.nets, images, (self.feature,))
+        return equation_7(parts, self.lam, self.feature), parts["map"]
 
 
 @torch.no_grad()
-def evaluate(nets, images, features=CHOICES["feature"], batch=128):
+def evaluate(nets: CBiGAN, images: Tensor, features: Iterable[str] = CHOICES["feature"], batch: int = 128) -> Terms:
     """The `terms` of uint8 images (N, C, H, W), so many patches at a time, networks in evaluation mode."""
     nets.eval()
     patches = max(1, images[0, 0].numel() // nets.size**2)
@@ -433,50 +398,23 @@ def evaluate(nets, images, features=CHOICES["feature"], batch=128):
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
-def pack(run, state):
-    """The bytes of a checkpoint: a checksum, then `run`, which tells what is being trained, and `state`, where it is.
-
-    Both may hold tensors, numbers, text, lists and dicts.
-    """
-    file = io.BytesIO()
-    torch.save({"run": run, "state": state}, file)
-    return hashlib.sha256(file.getvalue()).digest() + file.getvalue()
-
-
-def unpack(content, run, device="cpu"):
-    """The state in the bytes that `pack` gave, tensors on `device`; nothing in them is executed.
-
-    Raises ValueError where the bytes are damaged or cut off, and where they are of another run, naming what differs.
-    """
-    if hashlib.sha256(content[32:]).digest() != content[:32]:
-        raise ValueError("it is damaged or cut off")
-    try:
-        found = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError("it holds more than numbers and text") from None
-    other = [name for name in {**run, **found["run"]} if run.get(name) != found["run"].get(name)]
-    if other:
-        raise ValueError(f"it is of another run: {', '.join(other)} differ")
-    return found["state"]
-
-
 def _check(name, value):
     if value not in CHOICES[name]:
         raise ValueError(f"unknown {name} {value!r}: choose {', '.join(CHOICES[name])}")
 
 
-def _wide(given):
+def _wide(values):
     """Half precision as float32; float32 and float64 as they are."""
-    return given.to(torch.promote_types(given.dtype, torch.float32))
+    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _move(optimizer, found):
-    """One step of the optimiser down found["loss"], through its own parameters alone; no gradient is left behind."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for parameter, gradient in zip(parameters, torch.autograd.grad(found["loss"], parameters), strict=True):
+def _move(optimizer, terms):
+    """One step of the optimiser down terms["loss"], through its own parameters alone; no gradient is left behind."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for parameter, gradient in zip(parameters, torch.autograd.grad(terms["loss"], parameters), strict=True):
         if gradient.stride() != parameter.stride():  # fused Adam pairs the two as they lie in memory
             gradient = torch.empty_like(parameter).copy_(gradient)
         parameter.grad = gradient
     optimizer.step()
     optimizer.zero_grad()
-    return {name: value.detach() for name, value in found.items()}
+    return {name: value.detach() for name, value in terms.items()}

@@ -9,6 +9,7 @@ LilitYolyan/CutPaste) part from each other or from this, a comment says so.
 import math
 
 import torch
+from torch import Tensor
 
 
 AREA = (0.02, 0.15)  # of a patch, as a share of the image
@@ -17,15 +18,16 @@ SCAR_WIDTH, SCAR_HEIGHT = (2, 16), (10, 25)  # of a scar in px, before it is tur
 DEGREES = 45  # a scar is turned by so much at most, to either side: it stands more or less upright
 
 
-def augment(x, generator, patch=1 / 3, scar=1 / 3, jitter=0.1):
+def augment(
+    x: Tensor, generator: torch.Generator, patch: float = 1 / 3, scar: float = 1 / 3, jitter: float = 0.1
+) -> tuple[Tensor, Tensor]:
     """Pastes a patch into each image with probability `patch`, a scar with probability `scar`, else nothing.
 
     x: float (N, C, H, W) in [-1, 1], left as it is; `generator` is on its device. Returns the images so augmented, of
-    x's shape, dtype and range, and mask, bool (N, H, W), True where something was pasted and nowhere else.
-    A patch is an upright rectangle, copied pixel by pixel; a scar a thin one, turned (bilinear), whose size goes with
-    the shorter side of the image and is one pixel at least. Both come from anywhere in their own image, colors
-    jittered by up to `jitter`, and go anywhere in it, wholly inside. Raises ValueError if `patch` and `scar` are no
-    probabilities that leave room for each other.
+    x's shape, dtype and range, and mask, bool (N, H, W), True where something was pasted. A patch is an upright
+    rectangle, copied pixel by pixel; a scar a thin one, turned (bilinear), whose size goes with the shorter side of the
+    image, one pixel at least. Both come from anywhere in their own image, colors jittered by up to `jitter`, and go
+    anywhere in it, wholly inside. Raises ValueError if `patch` and `scar` are not two probabilities, together up to 1.
     """
     if not (patch >= 0 and scar >= 0 and patch + scar <= 1 + 1e-9):
         raise ValueError(f"patch = {patch} and scar = {scar}: two probabilities, together 1 at most, are needed")
@@ -69,7 +71,7 @@ def augment(x, generator, patch=1 / 3, scar=1 / 3, jitter=0.1):
     return torch.where(mask[:, None], pasted.to(x.dtype), x), mask
 
 
-def jittered(x, mask, brightness, contrast, saturation, hue):
+def jittered(x: Tensor, mask: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """The colors of x (N, C, H, W) in [-1, 1] changed as torchvision's ColorJitter does, in this order.
 
     Factors around 1 and a shift of hue in turns, each (N, 1, 1, 1); contrast is that around the mean of the pixels in
@@ -118,8 +120,5 @@ def _look_up(x, rows, columns):
         return x.flatten(2).gather(2, index[:, None].expand(-1, channels, -1)).view(x.shape)
 
     along, across = (rows - top)[:, None].to(x.dtype), (columns - left)[:, None].to(x.dtype)
-    return torch.lerp(
-        torch.lerp(at(top, left), at(top, left + 1), across),
-        torch.lerp(at(top + 1, left), at(top + 1, left + 1), across),
-        along,
-    )
+    upper, lower = (torch.lerp(at(row, left), at(row, left + 1), across) for row in (top, top + 1))
+    return torch.lerp(upper, lower, along)

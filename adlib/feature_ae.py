@@ -10,9 +10,11 @@ Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to 
 as the one before: what `backbones` gives.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from adlib.images import gaussian_blur, to_float
 
@@ -20,27 +22,21 @@ from adlib.images import gaussian_blur, to_float
 SLOPE = 0.1  # of LeakyReLU
 
 
-def block(in_channels, channels, kernel):
+def block(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
     """Convolution, batch norm, LeakyReLU. No bias: batch norm takes it away."""
-    return nn.Sequential(
-        nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False),
-        nn.BatchNorm2d(channels),
-        nn.LeakyReLU(SLOPE),
-    )
+    convolution = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.LeakyReLU(SLOPE))
 
 
 class Decoder(nn.Module):
     """Rebuilds the features of all levels from those of the deepest: (N, c_K, h, w) -> [f_dec^1, ..., f_dec^K].
 
     Per level three blocks, 1x1, 3x3 and 1x1, of `width` times the level's channels, then a 1x1 convolution to f_dec^k
-    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level.
-
-    The upsampling stands behind the first block here, not before it: a 1x1 convolution, batch norm and LeakyReLU treat
-    every location alike, so that on four copies of a location they give four copies of the result, at four times the
-    cost.
+    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level. Here the upsampling stands
+    behind the first block, which treats every location alike: the same result at a quarter of the cost.
     """
 
-    def __init__(self, channels, width=1.0):
+    def __init__(self, channels: Sequence[int], width: float = 1.0):
         super().__init__()
         self.levels = nn.ModuleList()  # deepest first
         below = channels[-1]
@@ -53,7 +49,7 @@ class Decoder(nn.Module):
             self.levels.append(level)
             below = out
 
-    def forward(self, deepest):
+    def forward(self, deepest: Tensor) -> list[Tensor]:
         f, decoded = deepest, []
         for index, level in enumerate(self.levels):
             f = level.first(f)
@@ -64,17 +60,17 @@ class Decoder(nn.Module):
         return decoded[::-1]
 
 
-def build(channels=(64, 128, 256), width=1.0):
+def build(channels: Sequence[int] = (64, 128, 256), width: float = 1.0) -> Decoder:
     """The decoder for an encoder whose K levels have so many channels, finest first."""
     return Decoder(list(channels), width)
 
 
-def residuals(encoded, decoded):
+def residuals(encoded: Sequence[Tensor], decoded: Sequence[Tensor]) -> list[Tensor]:
     """Eq. (5), (6): phi_k at each location, summed over channels, of every level: [(N, h_k, w_k), ...] in [0, 2].
 
-    Half the squared distance of the two feature vectors, each divided by its L2 norm over channels. Between vectors of
-    length one that is 1 minus their scalar product, and so it is computed: with its gradient many times faster than the
-    division of whole maps by their norms. Where a vector is zero, which (6) leaves undefined, phi_k is 1.
+    Half the squared distance of the two feature vectors, each divided by its L2 norm over channels: that is 1 minus
+    their scalar product, which with its gradient is computed many times faster. Where a vector is zero, which (6)
+    leaves undefined, phi_k is 1.
     """
     maps = []
     for e, d in zip(encoded, decoded, strict=True):
@@ -84,17 +80,17 @@ def residuals(encoded, decoded):
     return maps
 
 
-def loss(maps):
+def loss(maps: Sequence[Tensor]) -> Tensor:
     """Eq. (7), (8): the mean over levels of the mean over locations (and images), a scalar. maps: of `residuals`."""
     return torch.stack([phi.mean() for phi in maps]).mean()
 
 
-def anomaly_map(maps, size, sigma=4.0, weighted=False):
+def anomaly_map(maps: Sequence[Tensor], size: int, sigma: float = 4.0, weighted: bool = False) -> Tensor:
     """Eq. (9), (10): the residual maps resized to size x size, summed, and blurred: (N, size, size).
 
-    maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: eq. (9)
-    as printed also divides level k by its h_k * w_k, so that a level counts four times as much as the next finer one;
-    else it is the plain sum that the text describes.
+    maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: level k
+    is divided by h_k * w_k, as (9) is printed, so that it counts four times as much as the next finer one; else the sum
+    is plain, as the text says.
     """
     total = 0
     for phi in maps:
@@ -109,16 +105,18 @@ class Detector(nn.Module):
     backbone: a `backbones.Backbone`, whose levels have so many channels.
     """
 
-    def __init__(self, backbone, channels=(64, 128, 256), width=1.0, sigma=4.0):
+    def __init__(
+        self, backbone: nn.Module, channels: Sequence[int] = (64, 128, 256), width: float = 1.0, sigma: float = 4.0
+    ):
         super().__init__()
         self.encoder, self.decoder, self.sigma = backbone, build(channels, width), sigma
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         f = self.encoder(to_float(images))
         maps = anomaly_map(residuals(f, self.decoder(f[-1])), images.shape[-1], self.sigma)
         return score(maps), maps
 
 
-def score(anomaly_map):
+def score(anomaly_map: Tensor) -> Tensor:
     """Eq. (11): the maximum of each anomaly map (N, H, W), (N,), high = anomalous."""
     return anomaly_map.amax((1, 2))

@@ -1,21 +1,28 @@
 """What every notebook asks of the machine: which device, one seed for everything, how long, how much memory.
 
-device = device_module.pick("auto")
-generator = device_module.seed_everything(0, device)
+device = machine.pick("auto")
+generator = machine.seed_everything(0, device)
 """
 
 import contextlib
+import hashlib
+import io
+import pickle
 import resource
 import sys
 import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
 
 import torch
+from torch import Tensor
 
 
 SCORING_BATCH = 64  # images scored at once where ms_per_image is measured
 
 
-def pick(device="auto"):
+def pick(device: str = "auto") -> torch.device:
     """ "auto" -> cuda, mps or cpu, whichever is there first; any other name as torch takes it. Raises ValueError."""
     if device == "auto":
         if torch.cuda.is_available():
@@ -30,28 +37,28 @@ def pick(device="auto"):
     return chosen
 
 
-def seed_everything(seed, device):
+def seed_everything(seed: int, device: torch.device) -> torch.Generator:
     """Seeds torch on all devices, asks cuDNN for repeatable kernels, and returns a generator of its own on `device`."""
     torch.manual_seed(seed)
     torch.backends.cudnn.deterministic = True
     return torch.Generator(device).manual_seed(seed)
 
 
-def autocast(device):
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     """bfloat16 autocast on a GPU that computes in it; none on a CPU, where it can be far slower than float32."""
     if device.type == "cuda" and torch.cuda.is_bf16_supported():
         return torch.autocast("cuda", torch.bfloat16)
     return contextlib.nullcontext()
 
 
-def name(device):
+def name(device: torch.device) -> str:
     """What stands in a result row: the GPU's name, or "cpu (2 threads)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
-def synchronize(device):
+def synchronize(device: torch.device) -> None:
     """Waits for the device, so that a clock read next tells the truth."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -62,20 +69,20 @@ def synchronize(device):
 class Stopwatch:
     """Seconds spent in its `with` block, in `.seconds`, the device's pending work included."""
 
-    def __init__(self, device):
+    def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         synchronize(self.device)
         self.start = time.perf_counter()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         synchronize(self.device)
         self.seconds += time.perf_counter() - self.start
 
 
-def ms_per_image(score, images, batches=4):
+def ms_per_image(score: Callable[[Tensor], object], images: Tensor, batches: int = 4) -> float:
     """Milliseconds an image that `score` takes on batches of 64, after one batch to warm up.
 
     images: (N, ...) tensor on the device; with fewer than 64 images one batch of all of them is used.
@@ -89,7 +96,7 @@ def ms_per_image(score, images, batches=4):
     return 1000 * watch.seconds / sum(map(len, timed))
 
 
-def peak_memory_mb(device):
+def peak_memory_mb(device: torch.device) -> float:
     """The device's peak in MB on a GPU, the process's peak resident memory on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
@@ -97,7 +104,7 @@ def peak_memory_mb(device):
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3  # bytes on macOS, kB on Linux
 
 
-def read_tensors(path, device="cpu"):
+def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object:
     """What `torch.save` wrote to a file, tensors on `device`. What would run code when it is read is refused.
 
     Raises ValueError naming the file where it is damaged, or holds more than tensors and plain values.
@@ -107,3 +114,27 @@ def read_tensors(path, device="cpu"):
     except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
+
+
+def pack(run: dict, state: dict) -> bytes:
+    """A checkpoint: a checksum, then `run`, what is trained, and `state`, how far; dicts of tensors, numbers, text."""
+    file = io.BytesIO()
+    torch.save({"run": run, "state": state}, file)
+    return hashlib.sha256(file.getvalue()).digest() + file.getvalue()
+
+
+def unpack(content: bytes, run: dict, device: torch.device | str = "cpu") -> dict:
+    """The state in the bytes that `pack` gave, tensors on `device`; nothing in them is executed.
+
+    Raises ValueError where the bytes are damaged or cut off, and where they are of another run, naming what differs.
+    """
+    if hashlib.sha256(content[32:]).digest() != content[:32]:
+        raise ValueError("it is damaged or cut off")
+    try:
+        saved = torch.load(io.BytesIO(content[32:]), map_location=device, weights_only=True)
+    except pickle.UnpicklingError:
+        raise ValueError("it holds more than numbers and text") from None
+    different = [name for name in run | saved["run"] if run.get(name) != saved["run"].get(name)]
+    if different:
+        raise ValueError(f"it is of another run: {', '.join(different)} differ")
+    return saved["state"]

@@ -10,6 +10,7 @@ NumPy arrays, torch tensors (on any device) and plain lists are taken alike. Eve
 import math
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def _arrays(scores, labels, names, axes):
@@ -49,17 +50,16 @@ def _counts(scores, is_anomalous):
     return np.append(0, ends + 1) - anomalous, anomalous
 
 
-def roc_curve(scores, is_anomalous):
+def roc_curve(scores: ArrayLike, is_anomalous: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """The ROC curve: false and true positive rates, float64 in [0, 1], from (0, 0) to (1, 1).
 
-    One point per distinct score (an image is called anomalous when its score is at least the threshold), so that tied
-    images are passed in one straight step. Raises ValueError as `auroc` does.
+    One point per distinct score, at or above which an image is called anomalous. Raises ValueError as `auroc` does.
     """
     normal, anomalous = _counts(scores, is_anomalous)
     return normal / normal[-1], anomalous / anomalous[-1]
 
 
-def auroc(scores, is_anomalous):
+def auroc(scores: ArrayLike, is_anomalous: ArrayLike) -> float:
     """Area under the ROC curve in [0, 1]: the share of (normal, anomalous) pairs in right order, ties one half.
 
     scores: real, (N,), high = anomalous. is_anomalous: bool (or 0 and 1), (N,). Raises ValueError for shapes that
@@ -71,7 +71,7 @@ def auroc(scores, is_anomalous):
     return float(twice_pairs / (2 * normal[-1] * anomalous[-1]))
 
 
-def balanced_accuracy(scores, is_anomalous):
+def balanced_accuracy(scores: ArrayLike, is_anomalous: ArrayLike) -> float:
     """The largest (TPR + TNR) / 2 over all thresholds, in [0.5, 1]: the threshold is chosen on the scores themselves.
 
     Takes and raises what `auroc` does. With B this number, 2B - 1 <= AUROC <= 1 - 2(1 - B)^2.
@@ -80,25 +80,25 @@ def balanced_accuracy(scores, is_anomalous):
     return float((1 + (tpr - fpr).max()) / 2)
 
 
-def pixel_auroc(maps, masks):
+def pixel_auroc(maps: ArrayLike, masks: ArrayLike) -> float:
     """AUROC of the pixels of all images together, in [0, 1]. Takes and raises what `localisation` does."""
     return localisation(maps, masks)["pixel_auroc"]
 
 
-def aupro(maps, masks, max_fpr=0.3):
+def aupro(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> float:
     """Area under the per-region overlap curve, in [0, 1]: see `localisation`, whose arguments and errors it shares."""
     return localisation(maps, masks, max_fpr)["aupro"]
 
 
-def localisation(maps, masks, max_fpr=0.3):
+def localisation(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> dict[str, float]:
     """Pixel AUROC and AUPRO from one sort: {"pixel_auroc": float, "aupro": float}, both in [0, 1].
 
     maps: real (N, H, W), high = anomalous. masks: bool (or 0 and 1) (N, H, W), True where a pixel is defective. AUPRO
-    is MVTec's: for every threshold the mean over connected regions (8-connected; all regions of all masks weigh the
-    same) of the share of the region at or above it, against the share of all defect-free pixels, those of good images
-    included, at or above it; the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives
-    1, a constant one max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are
-    not boolean, no defective or no defect-free pixel, and a max_fpr that is not in (0, 1].
+    is MVTec's: for every threshold the mean over connected regions (8-connected, all of the same weight) of the share
+    of the region at or above it, against the share of all defect-free pixels, those of good images included, at or
+    above it; the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives 1, a constant one
+    max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are not boolean, no
+    defective or no defect-free pixel, and a max_fpr that is not in (0, 1].
     """
     from scipy import ndimage  # only jobs with masks need it
 
@@ -110,8 +110,8 @@ def localisation(maps, masks, max_fpr=0.3):
         raise ValueError(f"no {absent} pixel in the masks: the metrics are undefined")
 
     # Both curves are weighted means of curves of one defective pixel each: 0 while the threshold is above its score, 1
-    # when it is below, and in between a straight line over the defect-free pixels that tie with it. So two counts per
-    # defective pixel, of the defect-free ones above it and of those not below it, say everything.
+    # when it is below, in between a straight line over the defect-free pixels that tie with it. So two counts for each,
+    # of the defect-free pixels above it and of those not below it, say everything.
     normal, scores = np.sort(maps[~masks]), maps[masks]
     above = len(normal) - np.searchsorted(normal, scores, side="right")
     not_below = len(normal) - np.searchsorted(normal, scores, side="left")

@@ -4,10 +4,13 @@ picks = neighbours.coreset(vectors, n=2140, generator=generator)
 distances, indices = neighbours.nearest(queries, vectors[picks], k=1)
 """
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 
 
-def squared_distances(a, b):
+def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances of all pairs: (N, D), (M, D) -> (N, M), never below 0.
 
     |a|^2 + |b|^2 - 2ab is one matrix product, but it cancels where a and b nearly coincide: good for ranking
@@ -17,7 +20,9 @@ def squared_distances(a, b):
 
 
 @torch.no_grad()
-def nearest(queries, bank, k=1, chunk=None, megabytes=16):
+def nearest(
+    queries: Tensor, bank: Tensor, k: int = 1, chunk: int | None = None, megabytes: float = 16
+) -> tuple[Tensor, Tensor]:
     """The k nearest rows of `bank` for each query, nearest first.
 
     queries (N, D), bank (M, D), both of one floating type on one device. Returns Euclidean distances (N, k), exact for
@@ -31,22 +36,22 @@ def nearest(queries, bank, k=1, chunk=None, megabytes=16):
     norms = torch.cat([(part - middle).square_().sum(1) for part in bank.split(chunk)])
     products = queries.new_empty(min(chunk, len(queries)), len(bank))
     distances, indices = queries.new_empty(len(queries), k), queries.new_empty(len(queries), k, dtype=torch.int64)
-    for part, distance, index in zip(*(all_of.split(chunk) for all_of in (queries, distances, indices)), strict=True):
+    for part, distance, index in zip(*(x.split(chunk) for x in (queries, distances, indices)), strict=True):
         ranks = products[: len(part)]  # |b|^2 - 2ab, from the middle of the bank, where few digits cancel
         torch.addmm(norms, part - middle, bank.T, alpha=-2, out=ranks)
-        found = ranks.min(1, keepdim=True).indices if k == 1 else ranks.topk(k, largest=False).indices  # min is faster
-        exact, order = torch.linalg.vector_norm(bank[found].sub_(part[:, None]), dim=2).sort(1)
+        rows = ranks.min(1, keepdim=True).indices if k == 1 else ranks.topk(k, largest=False).indices  # min is faster
+        exact, order = torch.linalg.vector_norm(bank[rows].sub_(part[:, None]), dim=2).sort(1)
         distance.copy_(exact)
-        torch.gather(found, 1, order, out=index)
+        torch.gather(rows, 1, order, out=index)
     return distances, indices
 
 
 @torch.no_grad()
-def project(vectors, dims, generator, megabytes=64):
+def project(vectors: Tensor, dims: int | None, generator: torch.Generator, megabytes: float = 64) -> Tensor:
     """A random Gaussian projection, which nearly keeps distances (Johnson, Lindenstrauss 1984): (N, D) -> (N, dims).
 
-    With dims None or dims >= D: the vectors themselves. What is projected is the difference to the first vector, which
-    keeps its digits far from the origin. Raises ValueError for vectors that are not floating.
+    With dims None or dims >= D: the vectors themselves. Projected is the difference to the first vector, which keeps
+    its digits far from the origin. Raises ValueError for vectors that are not floating.
     """
     if not vectors.is_floating_point():
         raise ValueError(f"vectors of {vectors.dtype} cannot be projected: make them float32")
@@ -61,16 +66,22 @@ def project(vectors, dims, generator, megabytes=64):
 
 
 @torch.no_grad()
-def coreset(vectors, n, generator, dims=128, start=None, progress=None, megabytes=64):
+def coreset(
+    vectors: Tensor,
+    n: int,
+    generator: torch.Generator,
+    dims: int | None = 128,
+    start: int | None = None,
+    progress: Callable[[int], object] | None = None,
+    megabytes: float = 64,
+) -> Tensor:
     """Greedy k-center selection: each pick is the vector that is farthest from all picks before it.
 
     vectors (N, D), floating; what is compared is `project(vectors, dims, generator)`, in float64 (on MPS in float32).
-    The first pick is `start`, or drawn by `generator` (of the CPU, or of another device). Of vectors equally far the
-    first is picked; none is picked twice, also where all that are left repeat picks. progress(done) is called with the
-    number of picks now and then. Returns indices int64 (n,), in the order of the picks.
-
-    Memory: the projected vectors, the picks, some 50 bytes a vector, and `megabytes`. Raises ValueError for n < 1 or
-    n > N, a start outside the vectors, and vectors that are not finite.
+    The first pick is `start`, or drawn. Of vectors equally far the first is picked; none is picked twice, also where
+    all that are left repeat picks. progress: called with the number of picks now and then. Returns indices int64 (n,),
+    in the order of the picks. Memory: the projected vectors, the picks, some 50 bytes a vector, and `megabytes`. Raises
+    ValueError for n < 1 or n > N, a start outside the vectors, and vectors that are not finite.
     """
     count, device = len(vectors), vectors.device
     if not 1 <= n <= count:

@@ -6,7 +6,7 @@
     bank = patch_ae.vectors(model.encoder(train))                           # section 2.6, or a coreset of them
     R = model.encoder(test)                                                 # (N, c_3, h, w)
     distances, indices = neighbours.nearest(patch_ae.vectors(R), bank)      # (N * h * w, 1), back to (N, h, w):
-    distances, indices = (found.view(len(R), *R.shape[2:]) for found in (distances, indices))
+    distances, indices = (x.view(len(R), *R.shape[2:]) for x in (distances, indices))
     s = patch_ae.score(distances)                                           # (N,), high = anomalous
     s = patch_ae.reweighted(R, distances, indices, bank)                    # as PatchCore's paper has it
     anomaly_map = patch_ae.anomaly_map(distances, size=256)
@@ -19,7 +19,7 @@ import copy
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from adlib import neighbours
 from adlib.images import cut_patches, gaussian_blur, to_float
@@ -31,23 +31,22 @@ PATCH = 8  # px that one vector of R rebuilds: the stride of layer2
 class Encoder(nn.Module):
     """f^e: image (N, 1 or 3, H, W) in [-1, 1] -> R (N, channels, H / 8, W / 8), none of it below 0.
 
-    The backbone's layer2 and layer3, the paper's conv3 and conv4, on layer2's grid, then two (1x1 convolution, ReLU).
-    `forward` is `reduce(features(x))`, so that features of a frozen backbone can be kept. The backbone stays in
-    evaluation mode: batch norm keeps its statistics while its weights are trained.
+    The backbone's layer2 and layer3, the paper's conv3 and conv4, on layer2's grid, then two (1x1 convolution, ReLU),
+    apart from them, so that features of a frozen backbone can be kept. The backbone stays in evaluation mode: batch
+    norm keeps its statistics while its weights are trained.
     """
 
-    def __init__(self, backbone, channels):
+    def __init__(self, backbone: nn.Module, channels: int):
         super().__init__()
         self.backbone = backbone
-        self.reduce = nn.Sequential(
-            nn.Conv2d(width(backbone), channels, 1), nn.ReLU(), nn.Conv2d(channels, channels, 1), nn.ReLU()
-        )
+        first, second = nn.Conv2d(width(backbone), channels, 1), nn.Conv2d(channels, channels, 1)
+        self.reduce = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
 
-    def features(self, x):
+    def features(self, x: Tensor) -> Tensor:
         """layer2 and layer3, concatenated: (N, c_1 + c_2, H / 8, W / 8)."""
         return concatenated(*self.backbone(x)[1:])
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.reduce(self.features(x))
 
 
@@ -57,13 +56,9 @@ class Decoder(nn.Sequential):
     1x1 convolution, ReLU (paper: "activation"), 1x1 convolution; nothing bounds the image.
     """
 
-    def __init__(self, channels, hidden=256, image_channels=3):
-        super().__init__(
-            nn.Conv2d(channels, hidden, 1),
-            nn.ReLU(),
-            nn.Conv2d(hidden, image_channels * PATCH**2, 1),
-            nn.PixelShuffle(PATCH),
-        )
+    def __init__(self, channels: int, hidden: int = 256, image_channels: int = 3):
+        first, last = nn.Conv2d(channels, hidden, 1), nn.Conv2d(hidden, image_channels * PATCH**2, 1)
+        super().__init__(first, nn.ReLU(), last, nn.PixelShuffle(PATCH))
 
 
 class ImagewiseDecoder(nn.Sequential):
@@ -73,15 +68,12 @@ class ImagewiseDecoder(nn.Sequential):
     last 3x3 convolution.
     """
 
-    def __init__(self, channels, hidden=256, image_channels=3):
+    def __init__(self, channels: int, hidden: int = 256, image_channels: int = 3):
         layers, below = [], channels
         for halved in range(3):
             inner = max(1, hidden >> halved)
-            layers += [
-                nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False),
-                nn.Conv2d(below, inner, 3, padding=1),
-                nn.ReLU(),
-            ]
+            doubled = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
+            layers += [doubled, nn.Conv2d(below, inner, 3, padding=1), nn.ReLU()]
             below = inner
         super().__init__(*layers, nn.Conv2d(below, image_channels, 3, padding=1))
 
@@ -89,21 +81,27 @@ class ImagewiseDecoder(nn.Sequential):
 class PatchAE(nn.Module):
     """Encoder and decoder: x -> x^, eq. (1)."""
 
-    def __init__(self, encoder, decoder):
+    def __init__(self, encoder: Encoder, decoder: nn.Module):
         super().__init__()
         self.encoder, self.decoder = encoder, decoder
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.decoder(self.encoder(x))
 
 
-def build(backbone, channels=None, hidden=256, imagewise=False, trained=True, image_channels=3):
+def build(
+    backbone: nn.Module,
+    channels: int | None = None,
+    hidden: int = 256,
+    imagewise: bool = False,
+    trained: bool = True,
+    image_channels: int = 3,
+) -> PatchAE:
     """The `PatchAE` over a copy of `backbone`, a `backbones.Backbone`, which itself stays as it is.
 
-    channels: c_3 of R; the paper says c_3 < c_1 + c_2, None takes half of c_1 + c_2. hidden: channels within the
-    decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights ask for gradients, "in an
-    end-to-end manner"; False leaves them frozen. image_channels: 3, or 1 for grey images. Raises ValueError for
-    channels out of range.
+    channels: c_3 of R; the paper says c_3 < c_1 + c_2, else ValueError; None takes half of c_1 + c_2. hidden: channels
+    within the decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights ask for
+    gradients, "in an end-to-end manner"; False leaves them frozen.
     """
     full = width(backbone)
     channels = full // 2 if channels is None else channels
@@ -114,19 +112,19 @@ def build(backbone, channels=None, hidden=256, imagewise=False, trained=True, im
     return PatchAE(Encoder(backbone, channels), decoder)
 
 
-def width(backbone):
+def width(backbone: nn.Module) -> int:
     """c_1 + c_2: the channels of layer2 and layer3 together."""
     with torch.no_grad():
         maps = backbone(torch.zeros(1, 3, 32, 32, device=next(backbone.parameters()).device))
     return maps[1].shape[1] + maps[2].shape[1]
 
 
-def concatenated(second, third):
+def concatenated(second: Tensor, third: Tensor) -> Tensor:
     """layer2 (N, c_1, h, w), layer3 (N, c_2, h / 2, w / 2) -> (N, c_1 + c_2, h, w), layer3 upsampled, bilinear."""
     return torch.cat([second, F.interpolate(third, size=second.shape[2:], mode="bilinear", align_corners=False)], 1)
 
 
-def patch_norm(x, patch=PATCH, eps=1e-6):
+def patch_norm(x: Tensor, patch: int = PATCH, eps: float = 1e-6) -> Tensor:
     """norm of eq. (3): (N, C, H, W) -> the patches (N, P, C * patch^2), each with mean 0 and variance 1.
 
     As MAE's code has it: over all values of a patch, channels together, by the unbiased variance plus eps, so that a
@@ -136,12 +134,11 @@ def patch_norm(x, patch=PATCH, eps=1e-6):
     return (values - values.mean(2, keepdim=True)) / (values.var(2, keepdim=True) + eps).sqrt()
 
 
-def loss(rebuilt, x, alpha=0.5, patch=PATCH):
+def loss(rebuilt: Tensor, x: Tensor, alpha: float = 0.5, patch: int = PATCH) -> Tensor:
     """Eq. (3): alpha sum_p |norm(x^_p) - norm(x_p)|_2 + (1 - alpha) sum_p |x^_p - x_p|_2, mean over images, a scalar.
 
-    rebuilt, x: (N, C, H, W), x in [-1, 1]. The norms are not squared, as printed, and the patches summed, so that the
-    loss grows with the image. Where a patch is met exactly, its gradient is 0. Raises ValueError for alpha outside
-    [0, 1], and images that are no multiple of `patch`.
+    rebuilt, x: (N, C, H, W), x in [-1, 1]. As printed, norms are not squared, and patches are summed: the loss grows
+    with the image. Raises ValueError for alpha outside [0, 1], and images that are no multiple of `patch`.
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}: it must lie in [0, 1]")
@@ -151,18 +148,17 @@ def loss(rebuilt, x, alpha=0.5, patch=PATCH):
     return (alpha * contrast + (1 - alpha) * plain).sum(1).mean()
 
 
-def patchcore_features(backbone, x):
+def patchcore_features(backbone: nn.Module, x: Tensor) -> Tensor:
     """PatchCore's features (Roth et al. 2022), which nothing trains: x in [-1, 1] -> (N, c_1 + c_2, H / 8, W / 8).
 
     layer2 and layer3, each averaged over 3x3 (zeros beyond the edge count), concatenated on layer2's grid: anomalib's
-    way. amazon-science/patchcore-inspection instead pools the 3x3 values of all channels to 1024 dimensions per layer,
-    then both layers to 1024 (for a WideResNet: layer2 with its centre counted twice, layer3 by pairs of channels), and
-    its distances are squared.
+    way. amazon-science/patchcore-inspection pools the 3x3 values of all channels to 1024 dimensions per layer, then
+    both layers to 1024, and squares its distances.
     """
     return concatenated(*(F.avg_pool2d(f, 3, 1, 1) for f in backbone(x)[1:]))
 
 
-def vectors(features):
+def vectors(features: Tensor) -> Tensor:
     """(N, C, h, w) -> (N * h * w, C), contiguous: image by image, row by row."""
     return features.permute(0, 2, 3, 1).flatten(0, 2).contiguous()
 
@@ -174,34 +170,39 @@ class Detector(nn.Module):
     n_vectors: those of the memory bank; reweight: the score is `reweighted`.
     """
 
-    def __init__(self, backbone, channels=None, n_vectors=1, reweight=False, sigma=4.0):
+    def __init__(
+        self,
+        backbone: nn.Module,
+        channels: int | None = None,
+        n_vectors: int = 1,
+        reweight: bool = False,
+        sigma: float = 4.0,
+    ):
         super().__init__()
         self.is_plain, self.reweight, self.sigma = channels is None, reweight, sigma
         self.encoder = backbone if self.is_plain else Encoder(backbone, channels)
         self.register_buffer("bank", torch.zeros(n_vectors, width(backbone) if self.is_plain else channels))
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(images)
         f = patchcore_features(self.encoder, x) if self.is_plain else self.encoder(x)
-        found = neighbours.nearest(vectors(f), self.bank)
-        distances, indices = (one.view(len(f), *f.shape[2:]) for one in found)
+        distances, indices = (x.view(len(f), *f.shape[2:]) for x in neighbours.nearest(vectors(f), self.bank))
         scores = reweighted(f, distances, indices, self.bank) if self.reweight else score(distances)
         return scores, anomaly_map(distances, images.shape[-1], self.sigma)
 
 
-def score(distances):
+def score(distances: Tensor) -> Tensor:
     """Section 2.6: the maximum of each image's distances to the nearest vector of the bank (N, h, w), (N,)."""
     return distances.amax((1, 2))
 
 
-def reweighted(features, distances, indices, bank, k=9):
+def reweighted(features: Tensor, distances: Tensor, indices: Tensor, bank: Tensor, k: int = 9) -> Tensor:
     """`score`, times PatchCore's weight, its eq. (7), which "the same distance calculation" may mean: (N,).
 
     features (N, C, h, w); distances and indices, int64, of the nearest vector in bank (M, C), each (N, h, w). The
     weight is 1 - exp|m - m*| / sum_b exp|m - m_b|, where m is the vector with the largest distance, m* its nearest in
-    the bank, m_b the k vectors of the bank nearest to m*, itself among them: from 1 - 1/k to 1, the nearer to 1 the
-    farther from the others m* is. k is cut to M; at k = 1, where it would be 0, there is no weight (anomalib does so
-    too; amazon-science/patchcore-inspection never has one). Raises ValueError for k < 1.
+    the bank, m_b the k vectors of the bank nearest to m*, itself among them: the farther m* is from the others, the
+    larger. k is cut to M; at k = 1, where it would be 0, there is no weight, as in anomalib. ValueError for k < 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least one neighbour is needed")
@@ -217,7 +218,7 @@ def reweighted(features, distances, indices, bank, k=9):
     return largest * (1 - apart.softmax(1)[:, 0])
 
 
-def anomaly_map(distances, size, sigma=4.0):
+def anomaly_map(distances: Tensor, size: int, sigma: float = 4.0) -> Tensor:
     """Distances (N, h, w), upsampled (bilinear) to size x size and blurred by `sigma` px (0: not): (N, size, size)."""
     maps = F.interpolate(distances[:, None], size=(size, size), mode="bilinear", align_corners=False)
     return gaussian_blur(maps, sigma)[:, 0] if sigma else maps[:, 0]

@@ -5,27 +5,21 @@ plots.image_rows({"input": x, "error": errors}, titles=kind)
 
 import io
 import textwrap
+from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import ArrayLike
 
 from adlib import metrics
 
 
 NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
-plt.rcParams.update(
-    {
-        "figure.dpi": 80,
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 9,
-        "image.cmap": "gray",
-        "legend.frameon": False,
-    }
-)
+plt.rcParams.update({"figure.dpi": 80, "font.size": 9, "axes.titlesize": 9, "image.cmap": "gray"})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
 
 def _array(values):
@@ -41,7 +35,9 @@ def _picture(pictures):
     return (values / 255 if is_bytes else (values + 1) / 2).clip(0, 1)
 
 
-def overlay(pictures, maps, strength=0.55, limits=None):
+def overlay(
+    pictures: ArrayLike, maps: ArrayLike, strength: float = 0.55, limits: tuple[float, float] | None = None
+) -> np.ndarray:
     """Maps (N, H, W) as color over pictures (N, C, H, W) of the same size: float (N, 3, H, W) in [-1, 1].
 
     One color scale for all maps, from the smallest value (nothing shows) to the largest (`strength` of it is color);
@@ -55,14 +51,17 @@ def overlay(pictures, maps, strength=0.55, limits=None):
     return 2 * ((1 - share) * _picture(pictures) + share * color) - 1
 
 
-def image_rows(rows, titles=None, colors=None, inches=0.62):
+def image_rows(
+    rows: dict[str, ArrayLike],
+    titles: Sequence[str] | None = None,
+    colors: Sequence[str] | None = None,
+    inches: float = 0.62,
+) -> Figure:
     """One row of pictures, each so many `inches` wide, for each entry of `rows`, its name at the left.
 
-    Columns belong together.
-
-    rows: name -> (N, C, H, W) or (N, H, W). Pictures with channels are shown as they are ([-1, 1] floats or uint8);
-    those without are maps, in color, one scale for the whole row, given at its right. titles: N texts above the first
-    row, in `colors` where given.
+    rows: name -> (N, C, H, W) or (N, H, W), N columns that belong together. Pictures with channels are shown as they
+    are ([-1, 1] floats or uint8); those without are maps, in color, one scale for the whole row, given at its right.
+    titles: N texts above the first row, in `colors` where given.
     """
     rows = {name: _picture(pictures) for name, pictures in rows.items()}
     n = len(next(iter(rows.values())))
@@ -92,8 +91,8 @@ def image_rows(rows, titles=None, colors=None, inches=0.62):
     return figure
 
 
-def compact(figure):
-    """The figure, closed, as a PNG of some 250 colors: for photographs, of which a notebook would carry megabytes."""
+def compact(figure: Figure) -> object:
+    """The figure, closed, as an IPython Image: a PNG of some 250 colors, as photographs would make notebooks heavy."""
     from IPython.display import Image
     from PIL import Image as pillow
 
@@ -111,21 +110,15 @@ def compact(figure):
     return Image(data=png.getvalue())
 
 
-def curves(panels, xlabel="epoch"):
+def curves(panels: dict[str, dict[str, ArrayLike]], xlabel: str = "epoch") -> Figure:
     """Panels side by side: title -> {label: values}, one value for each epoch, counted from 1."""
     beside = len(panels) == 1 and len(next(iter(panels.values()))) > 3  # no room inside for such a legend
     size = (3.2 * len(panels) + 1.8 * beside, 2.4)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
         for number, (label, values) in enumerate(lines.items()):  # dashed, so that one shows below another
-            axis.plot(
-                np.arange(1, len(values) + 1),
-                _array(values),
-                label=label,
-                marker="o",
-                markersize=2.5,
-                linestyle=("-", "--", "-.", ":")[number % 4],
-            )
+            style = {"marker": "o", "markersize": 2.5, "linestyle": ("-", "--", "-.", ":")[number % 4]}
+            axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, **style)
         axis.set(title=title, xlabel=xlabel)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         if beside:
@@ -135,7 +128,7 @@ def curves(panels, xlabel="epoch"):
     return figure
 
 
-def score_histograms(scores, is_anomalous):
+def score_histograms(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
     """One panel for each method: the densities of the scores of normal and of anomalous images, AUROC above it."""
     is_anomalous = _array(is_anomalous).astype(bool)
     figure, axes = plt.subplots(1, len(scores), figsize=(2.2 * len(scores), 2.4), squeeze=False, layout="constrained")
@@ -150,7 +143,7 @@ def score_histograms(scores, is_anomalous):
     return figure
 
 
-def roc_curves(scores, is_anomalous):
+def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
     """The ROC curve of each method: method -> (N,) scores."""
     figure, axis = plt.subplots(figsize=(3.6, 3.4), layout="constrained")
     for method, values in scores.items():

@@ -11,7 +11,7 @@ Images are float in [-1, 1], latents z are (N, 512).
 import torch
 import torch.nn.functional as F
 from pytorch_msssim import ssim as msssim_ssim
-from torch import nn
+from torch import Tensor, nn
 
 from adlib.images import ssim_map, to_float
 
@@ -24,7 +24,7 @@ STAGES = [(64, 1), (128, 2), (256, 2), (512, 2)]  # channels and stride of the f
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; `pre_activation` moves norm and ReLU before each convolution."""
 
-    def __init__(self, in_channels, channels, stride, pre_activation):
+    def __init__(self, in_channels: int, channels: int, stride: int, pre_activation: bool):
         super().__init__()
         self.pre_activation = pre_activation
         self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
@@ -37,14 +37,13 @@ class BasicBlock(nn.Module):
             if not pre_activation:
                 self.downsample.append(nn.BatchNorm2d(channels))
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         if self.pre_activation:
             y = F.relu(self.bn1(x))
             shortcut = x if self.downsample is None else self.downsample(y)
             return self.conv2(F.relu(self.bn2(self.conv1(y)))) + shortcut
         shortcut = x if self.downsample is None else self.downsample(x)
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(y + shortcut)
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))) + shortcut)
 
 
 class ResNet18(nn.Module):
@@ -52,17 +51,16 @@ class ResNet18(nn.Module):
 
     stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
     stride 1, no pooling: 16 times as many positions). pre_activation: the variant of "Identity mappings in deep
-    residual networks", the reference that the paper gives for its ResNet18. Otherwise layers and names are
-    torchvision's; written out here because torchvision has neither of the two settings.
+    residual networks", the paper's reference for its ResNet18. torchvision, whose layers and names these are, has
+    neither setting. Raises ValueError for another stem.
     """
 
-    def __init__(self, channels=3, stem="imagenet", pre_activation=False):
+    def __init__(self, channels: int = 3, stem: str = "imagenet", pre_activation: bool = False):
         super().__init__()
         if stem not in ("imagenet", "cifar"):
             raise ValueError(f"stem {stem!r} is not known; there are 'imagenet' and 'cifar'")
         large = stem == "imagenet"
-        kernel, stride, padding = (7, 2, 3) if large else (3, 1, 1)
-        self.conv1 = nn.Conv2d(channels, 64, kernel, stride, padding, bias=False)
+        self.conv1 = nn.Conv2d(channels, 64, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
         self.bn1 = nn.BatchNorm2d(64) if not pre_activation else nn.Identity()
         self.relu = nn.ReLU() if not pre_activation else nn.Identity()
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()
@@ -77,7 +75,7 @@ class ResNet18(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
         x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
         return self.last(x).mean((2, 3))
@@ -90,14 +88,11 @@ class Decoder(nn.Sequential):
     and ReLU, then Tanh; weights drawn as there from N(0, 0.02), batch norm scales from N(1, 0.02).
     """
 
-    def __init__(self, channels=3, latent=LATENT):
+    def __init__(self, channels: int = 3, latent: int = LATENT):
         layers, width = [nn.Unflatten(1, (latent, 1, 1))], latent
         for next_width, stride, padding in [(256, 1, 0), (128, 2, 1), (64, 2, 1)]:
-            layers += [
-                nn.ConvTranspose2d(width, next_width, 4, stride, padding, bias=False),
-                nn.BatchNorm2d(next_width),
-                nn.ReLU(),
-            ]
+            layers.append(nn.ConvTranspose2d(width, next_width, 4, stride, padding, bias=False))
+            layers += [nn.BatchNorm2d(next_width), nn.ReLU()]
             width = next_width
         super().__init__(*layers, nn.ConvTranspose2d(width, channels, 4, 2, 1, bias=False), nn.Tanh())
         for module in self:
@@ -107,7 +102,9 @@ class Decoder(nn.Sequential):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
 
-def build(channels=3, stem="imagenet", pre_activation=False):
+def build(
+    channels: int = 3, stem: str = "imagenet", pre_activation: bool = False
+) -> tuple[ResNet18, nn.Linear, dict[str, Decoder]]:
     """The encoder F, its four-way rotation head, and the two decoders G1 ("mse") and G2 ("ssim"), untrained."""
     encoder = ResNet18(channels, stem, pre_activation)
     return encoder, nn.Linear(LATENT, 4), {"mse": Decoder(channels), "ssim": Decoder(channels)}
@@ -120,12 +117,12 @@ class Detector(nn.Module):
     score's window does not fit, the images are mirrored.
     """
 
-    def __init__(self, channels=3, stem="imagenet", pre_activation=False, lam=1.0):
+    def __init__(self, channels: int = 3, stem: str = "imagenet", pre_activation: bool = False, lam: float = 1.0):
         super().__init__()
         self.encoder, _, decoders = build(channels, stem, pre_activation)
         self.decoders, self.lam = nn.ModuleDict(decoders), lam
 
-    def forward(self, images):
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(images)
         z = self.encoder(x)
         x1, x2 = self.decoders["mse"](z), self.decoders["ssim"](z)
@@ -133,31 +130,28 @@ class Detector(nn.Module):
         return score(x, x1, x2, self.lam), (x - x1).square().mean(1) / 4 - self.lam * similarity
 
 
-def rotation_loss(logits, turns):
+def rotation_loss(logits: Tensor, turns: Tensor) -> Tensor:
     """Eq. (2): cross-entropy, mean over the images and their four rotations. logits (4N, 4), turns (4N,)."""
     return F.cross_entropy(logits, turns)
 
 
-def mse(x, reconstruction):
+def mse(x: Tensor, reconstruction: Tensor) -> Tensor:
     """Eq. (8) for each image, (N,): the mean squared error on (x + 1) / 2, so in [0, 1]."""
     return (x - reconstruction).square().flatten(1).mean(1) / 4
 
 
-def ssim(x, reconstruction):
-    """Eq. (3) for each image, (N,) in [-1, 1]: window 11, sigma 1.5, on (x + 1) / 2 with data_range 1.
-
-    pytorch-msssim's own default data_range is 255; on images in [0, 1] its constants then drown both images and any two
-    of them score nearly 1.
-    """
+def ssim(x: Tensor, reconstruction: Tensor) -> Tensor:
+    """Eq. (3) for each image, (N,) in [-1, 1]: window 11, sigma 1.5, on (x + 1) / 2."""
+    # by default data_range is 255, with which any two images in [0, 1] score nearly 1
     return msssim_ssim((x + 1) / 2, (reconstruction + 1) / 2, data_range=1.0, size_average=False)
 
 
-def score(x, x1, x2, lam=1.0):
+def score(x: Tensor, x1: Tensor, x2: Tensor, lam: float = 1.0) -> Tensor:
     """Eq. (10) for each image, (N,), high = anomalous: AS(x) = MSE(x, x1) - lambda SSIM(x, x2). Images in [-1, 1]."""
     return mse(x, x1) - lam * ssim(x, x2)
 
 
-def rotation_score(logits, log=False):
+def rotation_score(logits: Tensor, log: bool = False) -> Tensor:
     """RotNet's own score, (N,), high = anomalous: minus the sum over the rotations of the right one's probability.
 
     logits: (4N, 4) of `images.rotations`. log: sum log-probabilities instead, as others do.

@@ -1,7 +1,11 @@
 """What must agree across files, and what a reader of the repository relies on."""
 
+import ast
 import csv
 import gzip
+import importlib.metadata
+import importlib.util
+import json
 import re
 import subprocess
 import sys
@@ -25,12 +29,12 @@ def plain(name):
 
 
 def pins():
-    found = {}
+    versions = {}
     for line in LOCK.splitlines():
         requirement, _, marker = line.partition(";")
         name, version = requirement.strip().split("==")
-        found.setdefault(plain(name), []).append(version)
-    return found
+        versions.setdefault(plain(name), []).append(version)
+    return versions
 
 
 def asked_for():
@@ -138,13 +142,167 @@ def test_no_tracked_file_is_data_sized():
     assert [str(path) for path in tracked() if path.is_file() and path.stat().st_size > 2_000_000] == []
 
 
-def test_adlib_imports_point_one_way():
-    above = {"sweep", "worker", "gallery", "plan", "rehearsal", "verify", "cluster", "pages", "__main__"}
-    papers = set(tomllib.loads((ROOT / "experiments.toml").read_text()))
-    for path in (ROOT / "adlib").glob("*.py"):
-        imported = set(re.findall(r"^\s*from adlib import (.+)", path.read_text(), re.M))
-        names = {name.split(" as ")[0].strip() for line in imported for name in line.split(",")}
-        if path.stem not in above:
-            assert not names & above, f"{path.name} imports {names & above}"
-        if path.stem in papers:
-            assert not names & {"data", "results", "plots", "register"}, f"{path.name} knows more than tensors"
+# ---- two rooms, and one rule between them ---------------------------------------------------------------------------
+
+ROOMS = sorted([*(ROOT / "adlib").rglob("*.py"), *(ROOT / "repro").rglob("*.py")])
+PAPERS = set(tomllib.loads((ROOT / "experiments.toml").read_text()))
+ADLIB = {path.stem for path in (ROOT / "adlib").glob("*.py")}
+TENSOR_TOOLS = {"backbones", "images", "neighbours", "cutpaste", "metrics", "machine", "_torchvision"}
+
+
+def imports(source, package=""):
+    """Every name that a module of `package` imports, from the top, those within functions too, whatever the form.
+
+    "a.b" for `import a.b`, "a" and "a.b" for `from a import b`; what leaves the outermost package begins with a dot.
+    """
+
+    def resolved(name):
+        try:
+            return importlib.util.resolve_name(name, package or None)
+        except ImportError:
+            return name
+
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            module = resolved("." * node.level + (node.module or ""))
+            names |= {module, *(f"{module.rstrip('.')}.{alias.name}" for alias in node.names if alias.name != "*")}
+        elif isinstance(node, ast.Call) and getattr(node.func, "attr", getattr(node.func, "id", "")) in (
+            "import_module",
+            "__import__",
+        ):
+            literals = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            inside = literals[1] if len(literals) > 1 and isinstance(literals[1], str) else package
+            if literals:
+                names.add(importlib.util.resolve_name(literals[0], inside) if inside else literals[0])
+    return names
+
+
+def against_the_rule(module, source):
+    """The names that `adlib/<module>.py` must not import, of all those that its source does."""
+    wrong = set()
+    for name in imports(source, "adlib"):
+        top, _, rest = name.partition(".")
+        within = rest.partition(".")[0]
+        if top == "adlib":
+            allowed = TENSOR_TOOLS if module in PAPERS else ADLIB
+            if within and within not in allowed:
+                wrong.add(name)
+        elif top == "" or (ROOT / top).is_dir():  # out of the package, or another room of the repository
+            wrong.add(name)
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "from adlib.sweep import outstanding",
+        "from adlib import sweep",
+        "import adlib.sweep",
+        "import repro",
+        "import torch, repro.sweep as sweep",
+        "from repro import sweep",
+        "from repro.sweep import outstanding",
+        "from repro.data import *",
+        "from ..repro import sweep",
+        "from ..repro.sweep import outstanding",
+        "from .. import repro",
+        "from . import sweep",
+        "from .sweep import outstanding",
+        "def late():\n    from repro.sweep import outstanding",
+        "def late():\n    if True:\n        import repro.sweep",
+        "import importlib\nimportlib.import_module('repro.sweep')",
+        "from importlib import import_module\nimport_module('.sweep', 'repro')",
+        "from importlib import import_module\nimport_module('.sweep', __package__)",
+        "__import__('repro.sweep')",
+        "from tests import toy",
+    ],
+)
+def test_the_rule_sees_every_form_of_import(line):
+    source = (ROOT / "adlib" / "metrics.py").read_text()
+    assert against_the_rule("metrics", source) == set()
+    assert against_the_rule("metrics", f"{source}\n{line}\n") != set()
+
+
+def test_a_paper_takes_tensor_tools_and_no_other_paper():
+    for line in ("from adlib import plots", "from adlib.detectors import load", "from adlib import baselines"):
+        assert against_the_rule("two_stage", line) and not against_the_rule("plots", line)
+    assert against_the_rule("two_stage", "from adlib.cbigan import build")
+    assert not against_the_rule(
+        "two_stage", "import torch\nfrom adlib import images\nfrom adlib.images import rotations"
+    )
+    assert not against_the_rule("two_stage", "from . import images\nfrom .images import rotations\nimport adlib")
+
+
+def test_adlib_imports_nothing_of_repro():
+    wrong = {path.stem: against_the_rule(path.stem, path.read_text()) for path in (ROOT / "adlib").glob("*.py")}
+    assert {module: names for module, names in wrong.items() if names} == {}
+    assert not any((ROOT / "adlib").glob("*/*.py"))  # flat: one folder deeper the rule would not look
+
+
+def bare(source):
+    """Public functions and methods that leave a parameter or what they return without annotation."""
+
+    def look(body, prefix):
+        for node in body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                yield from look(node.body, f"{node.name}.")
+            elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_"):
+                given = node.args
+                parameters = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+                is_method = prefix and not any(getattr(d, "id", "") == "staticmethod" for d in node.decorator_list)
+                typed = [p.annotation for p in parameters[1 if is_method else 0 :] if p is not None]
+                if node.returns is None or None in typed:
+                    yield prefix + node.name
+
+    return list(look(ast.parse(source).body, ""))
+
+
+def test_public_functions_have_types():
+    assert bare("def f(x): ...\ndef g(x: int): ...\ndef h(*x) -> None: ...\ndef _i(x): ...") == ["f", "g", "h"]
+    assert bare("class A:\n    def f(self) -> int: ...\n    def g(self, x) -> int: ...\n    def _h(self): ...") == [
+        "A.g"
+    ]
+    assert bare("def f(x: int = 0, *y: int, z: str, **rest: int) -> None: ...") == []
+    without = {str(path.relative_to(ROOT)): bare(path.read_text()) for path in ROOMS}
+    assert {path: names for path, names in without.items() if names} == {}
+
+
+def test_no_module_is_long_and_both_rooms_are_small():
+    lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in ROOMS}
+    assert {path: n for path, n in lines.items() if n > (430 if path == "adlib/cbigan.py" else 350)} == {}
+    assert sum(lines.values()) <= 6200
+
+
+def sources():
+    """Path -> what each tracked module and notebook holds in Python."""
+    for path in tracked():
+        if path.suffix == ".py":
+            yield path, path.read_text()
+        elif path.suffix == ".ipynb" and path.parent.name == "notebooks" and "results" not in path.parts:
+            cells = json.loads(path.read_text())["cells"]
+            yield path, "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+
+
+def test_what_is_imported_is_declared():
+    """Rooms and notebooks by what `pip install` brings or a named extra adds, tests and benchmarks by an extra."""
+    distributions = importlib.metadata.packages_distributions()
+    declared = {plain(re.split(r"[<>=\[ ]", requirement)[0]) for requirement in asked_for()}
+    here = {path.stem for path in (ROOT / "tests").glob("*.py")} | {path.name for path in ROOT.iterdir()}
+    absent = {}
+    for path, source in sources():
+        for top in {name.partition(".")[0] for name in imports(source, "here")} - sys.stdlib_module_names - here:
+            if not {plain(name) for name in distributions.get(top, [top])} & declared:
+                absent.setdefault(top, []).append(str(path.relative_to(ROOT)))
+    assert absent.pop("anomalib", None) in (None, ["benchmarks/coreset.py"])  # asked for before it is used
+    assert absent == {}
+
+
+def test_formatting_is_ruffs_own():
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--no-cache", "."], cwd=ROOT, capture_output=True
+    )
+    assert done.returncode == 0, done.stdout.decode()
+    assert sum(source.count("# fmt" + ": skip") for _, source in sources()) <= 5
