@@ -78,31 +78,25 @@ def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -
     path = _imagenet(backbone) if weights == "imagenet" else Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}: weights are 'imagenet', 'random' or a path")
-    sha256 = _sha256(path)
+    sha256, is_imagenet = _sha256(path, backbone)
     with torch.device("meta"):  # no time spent on initial values: every tensor is replaced
         resnet = _resnet(backbone)
     _fill(resnet, path, backbone)
-    is_known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
-    return Backbone(resnet), f"{backbone}/imagenet" if is_known else f"{backbone}/local:{sha256[:8]}"
+    return Backbone(resnet), f"{backbone}/imagenet" if is_imagenet else f"{backbone}/local:{sha256[:8]}"
 
 
 def there(backbone: str) -> Path | None:
     """The file that `load(backbone, "imagenet")` finds on this machine, by its name; None where there is none.
 
-    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's, and a
-    file of any other name counts, though `load` may find that its checksum is unknown. Raises ValueError for an unknown
-    backbone.
+    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's; a file
+    of any other name counts, though `load` may find its checksum unknown. Raises ValueError for an unknown backbone.
     """
     _check(backbone)
-    known, named, others = [digits[:8] for digits in IMAGENET_SHA256[backbone]], [], []
-    for path in _files(backbone):
-        digits = re.search("-([0-9a-f]{8})$", path.stem)
-        if not digits:
-            others.append(path)
-        elif digits[1] in known:
-            named.append(path)
-    downloaded = _downloads() / f"{backbone}-{known[0]}.pth"
-    return next(iter([*named, *others, *[downloaded] * downloaded.is_file()]), None)
+    known = tuple(f"-{digits[:8]}" for digits in IMAGENET_SHA256[backbone])
+    named = [path for path in _files(backbone) if path.stem.endswith(known)]
+    others = [path for path in _files(backbone) if not re.search("-[0-9a-f]{8}$", path.stem)]
+    downloaded = _downloads() / f"{backbone}{known[0]}.pth"
+    return next((path for path in [*named, *others, downloaded] if path.is_file()), None)
 
 
 def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] | None:
@@ -144,16 +138,18 @@ def _resnet(backbone):
     return resnet
 
 
-def _sha256(path):
+def _sha256(path, backbone):
+    """The checksum of a file, and whether it is one of the backbone's ImageNet weights."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256, sha256.startswith(tuple(IMAGENET_SHA256[backbone]))
 
 
 def _imagenet(backbone):
     """Path of a file with ImageNet weights, downloaded where none is at hand."""
     files = _files(backbone)
     for path in files:
-        if any(_sha256(path).startswith(digits) for digits in IMAGENET_SHA256[backbone]):
+        if _sha256(path, backbone)[1]:
             return path.resolve()
     advice = "put it into weights/ of the folder that ADLIB_DATA names, or give weights='random' to try things out"
     if files:
@@ -164,18 +160,15 @@ def _imagenet(backbone):
     if path.is_file():
         return path
     if os.environ.get("ADLIB_OFFLINE") == "1":
-        raise FileNotFoundError(
-            f"the ImageNet weights of {backbone} are not on this machine and ADLIB_OFFLINE=1 "
-            f"forbids downloading {url}: {advice}"
-        )
+        reason = f"are not on this machine and ADLIB_OFFLINE=1 forbids downloading {url}"
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} {reason}: {advice}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # written to a temporary name, compared with the checksum in its name, renamed: two jobs at once do no harm
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"the ImageNet weights of {backbone} could not be downloaded ({error}): get {url} and {advice}"
-        ) from error
+        reason = f"could not be downloaded ({error}): get {url} and {advice}"
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} {reason}") from error
     return path
 
 
@@ -187,10 +180,8 @@ def _fill(resnet, path, backbone):
     needed = {name: value.shape for name, value in resnet.state_dict().items() if "num_batches_tracked" not in name}
     for name, shape in needed.items():
         if name not in tensors:
-            raise ValueError(
-                f"{path} lacks {name}, which {backbone} needs: it holds {len(tensors)} tensors "
-                f"({', '.join(list(tensors)[:3])}, ...)"
-            )
+            held = f"{len(tensors)} tensors ({', '.join(list(tensors)[:3])}, ...)"
+            raise ValueError(f"{path} lacks {name}, which {backbone} needs: it holds {held}")
         if tensors[name].shape != shape:
             raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, {backbone} needs {tuple(shape)}")
     resnet.to_empty(device="cpu")

@@ -33,21 +33,13 @@ NEEDED = {"paper": str, "settings": dict, "image_size": int, "channels": int, "r
 
 
 def assemble(
-    paper: str,
-    settings: dict,
-    trained: dict[str, nn.Module | Tensor],
-    *,
-    image_size: int,
-    channels: int,
-    resample: str = "antialias",
-    **more: object,
+    paper: str, settings: dict, trained: dict, *, image_size: int, channels: int, resample: str = "antialias", **more
 ) -> nn.Module:
     """A paper's `Detector` of plain `settings`, filled with what was trained, in evaluation mode, on its device.
 
     settings: keyword arguments of adlib.<paper>.Detector; "backbone", where there is one, by its name. trained: name
     within the detector -> module or tensor, together all of it. image_size, channels, resample: of the images that it
-    takes. more: what else is worth keeping, plain values. Raises ValueError where `trained` lacks a part or does not
-    fit.
+    takes. more: other plain values to keep. Raises ValueError where `trained` lacks a part or does not fit.
     """
     state = {}
     for name, part in trained.items():
@@ -72,8 +64,8 @@ def _filled(about, state, device):
         detector = make(**settings)
         detector.load_state_dict(state)
     except (TypeError, KeyError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"the detector of {about['paper']} does not fit its settings: {said}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the detector of {about['paper']} does not fit its settings: {reason}") from None
     detector.about = dict(about)
     return detector.to(device).eval().requires_grad_(False)
 
@@ -82,8 +74,7 @@ def save(detector: nn.Module, path: str | Path | None) -> None:
     """Write a detector to a file, whole or not at all; `path` None, as in a notebook read by hand: nowhere."""
     if path is None:
         return
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = Path(f"{path}.tmp")
     try:
         torch.save({"format": FORMAT, "about": detector.about, "state": detector.state_dict()}, temporary)
         os.replace(temporary, path)
@@ -137,10 +128,7 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def sizes(files: Iterable[Path]) -> dict[tuple[int, int], int]:
-    """How many of the image files have which size, (width, height) -> count, the most frequent first; none is decoded.
-
-    Raises ValueError for a file that is no image.
-    """
+    """(width, height) -> number of the image files, the most frequent first; ValueError for what is no image."""
     from PIL import Image
 
     counts = Counter()
@@ -170,7 +158,7 @@ def judge(
 ) -> Iterator[tuple[Path, float, Tensor]]:
     """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time.
 
-    failed: a list for the sentences on files that cannot be read, which are then left out; None: the first raises.
+    failed: a list for sentences on files that cannot be read, which are left out; None: the first such raises.
     """
     for start in range(0, len(paths), batch):
         files, images = [], []
@@ -190,9 +178,9 @@ def judge(
 def calibrate(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:
     """Set the threshold from `scores` (N,) and `maps` (N, h, w) of normal images that the training did not see.
 
-    The threshold is the least of these scores that at least the share `quantile` of them does not exceed; a higher
-    score counts as anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest.
-    Raises ValueError without scores and for a quantile outside (0, 1].
+    It is the least of these scores that at least the share `quantile` of them does not exceed; a higher score counts as
+    anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest. Raises ValueError
+    without scores and for a quantile outside (0, 1].
     """
     if not len(scores) or not 0 < quantile <= 1:
         raise ValueError(f"a threshold needs scores, and a quantile in (0, 1], not {quantile}")
@@ -213,19 +201,16 @@ def is_anomalous(detector: nn.Module, score: float) -> bool | None:
 def lay_out(
     normal: Iterable[Path], judged: Iterable[Path], folder: str | Path, held_out: float = 0.3, seed: int = 0
 ) -> list[Path]:
-    """Arrange image files as a dataset `folder:FOLDER` for the notebooks: links, no copies.
+    """Arrange image files as a dataset `folder:FOLDER` for the notebooks: links, no copies. Returns the held-out files.
 
-    normal: files, of which a share `held_out`, drawn by `seed`, at least two, is not trained on; judged: files.
-    Class `good`: train/good, test/good (the held-out ones), test/judged. Returns the held-out files. Raises ValueError
-    where fewer than 2 normal files would be left to train on.
+    normal: files, of which a share `held_out`, drawn by `seed`, at least two, is not trained on; judged: files. Class
+    `good`: train/good, test/good (held out), test/judged. Raises ValueError where fewer than 2 are left to train on.
     """
     normal, folder = list(normal), Path(folder)
     n = max(2, round(held_out * len(normal)))
     if not 0 < held_out < 1 or len(normal) - n < 2:
-        raise ValueError(
-            f"{len(normal)} normal images, {n} of them held out (a share of {held_out}): "
-            "at least 2 must be left to train on"
-        )
+        share = f"{len(normal)} normal images, {n} of them held out (a share of {held_out})"
+        raise ValueError(f"{share}: at least 2 must be left to train on")
     chosen = set(random.Random(seed).sample(range(len(normal)), n))
     parts = {
         "train/good": [file for i, file in enumerate(normal) if i not in chosen],
