@@ -17,7 +17,6 @@ from torch import nn
 
 from adlib._torchvision import import_torchvision
 from adlib.machine import read_tensors
-from repro.data.readers import is_stand_in
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
@@ -41,7 +40,7 @@ class Backbone(nn.Module):
     evaluation mode, whatever `train` is called with: batch norm keeps ImageNet's statistics.
     """
 
-    def __init__(self, resnet):
+    def __init__(self, resnet: nn.Module):
         super().__init__()
         self.stem = nn.Sequential(resnet.conv1, resnet.bn1, resnet.relu, resnet.maxpool)
         self.layers = nn.ModuleList([resnet.layer1, resnet.layer2, resnet.layer3])
@@ -49,10 +48,10 @@ class Backbone(nn.Module):
         self.register_buffer("std", torch.tensor(STD)[:, None, None])
         self.requires_grad_(False).train()
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> "Backbone":
         return super().train(False)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
         x = ((x + 1) / 2 - self.mean) / self.std
         x = self.stem(x.contiguous(memory_format=torch.channels_last))  # the faster layout for convolutions
         maps = []
@@ -62,19 +61,16 @@ class Backbone(nn.Module):
         return maps
 
 
-def load(backbone="resnet18", weights="imagenet", seed=0):
+def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -> tuple[Backbone, str]:
     """Returns the `Backbone` and what stands in the column `weights` of a result row, such as "resnet18/imagenet".
 
     weights: "imagenet" looks for $ADLIB_DATA/weights/<backbone>*.pth with a known checksum, then lets torchvision
     download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names, of which layer4
     and fc may be missing; it is labelled "<backbone>/local:<first 8 digits of its sha256>", or "imagenet" where that
-    is known. Where weights/ is marked as a stand-in, a file of it does for "imagenet" if there is no known one, and is
-    labelled "<backbone>/stand-in:<first 8 digits>": it says as little as random weights. "random" draws torchvision's
-    initial weights by `seed`. Raises ValueError for an unknown backbone and a file that does not fit it (naming the
-    tensor), FileNotFoundError where there are no weights.
+    is known. "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a
+    file that does not fit it (naming the tensor), FileNotFoundError where there are no weights.
     """
-    if backbone not in CHANNELS:
-        raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
+    _check(backbone)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -82,31 +78,54 @@ def load(backbone="resnet18", weights="imagenet", seed=0):
     path = _imagenet(backbone) if weights == "imagenet" else Path(weights).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"there is no weight file {path}: weights are 'imagenet', 'random' or a path")
-    sha256 = _sha256(path)
+    sha256, is_imagenet = _sha256(path, backbone)
     with torch.device("meta"):  # no time spent on initial values: every tensor is replaced
         resnet = _resnet(backbone)
-    _fill(resnet, _tensors(path), path, backbone)
-    known = any(sha256.startswith(digits) for digits in IMAGENET_SHA256[backbone])
-    kind = "stand-in" if is_stand_in(path.parent) else "local"
-    return Backbone(resnet), f"{backbone}/imagenet" if known else f"{backbone}/{kind}:{sha256[:8]}"
+    _fill(resnet, path, backbone)
+    return Backbone(resnet), f"{backbone}/imagenet" if is_imagenet else f"{backbone}/local:{sha256[:8]}"
 
 
-def there(backbone):
+def there(backbone: str) -> Path | None:
     """The file that `load(backbone, "imagenet")` finds on this machine, by its name; None where there is none.
 
-    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's, and a
-    file of any other name counts, though `load` may find that its checksum is unknown. Raises ValueError for an unknown
-    backbone.
+    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's; a file
+    of any other name counts, though `load` may find its checksum unknown. Raises ValueError for an unknown backbone.
     """
+    _check(backbone)
+    known = tuple(f"-{digits[:8]}" for digits in IMAGENET_SHA256[backbone])
+    named = [path for path in _files(backbone) if path.stem.endswith(known)]
+    others = [path for path in _files(backbone) if not re.search("-[0-9a-f]{8}$", path.stem)]
+    downloaded = _downloads() / f"{backbone}{known[0]}.pth"
+    return next((path for path in [*named, *others, downloaded] if path.is_file()), None)
+
+
+def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] | None:
+    """What a job with this backbone and these weights lacks here: (what, how to get it, whether it downloads that).
+
+    None where nothing is missing, as `there` finds it. Raises ValueError for an unknown backbone.
+    """
+    if weights != "imagenet" or not backbone:
+        is_there = weights in (None, "random", "imagenet") or Path(weights).expanduser().is_file()
+        return None if is_there else (f"weights {weights}", f"there is no file {weights}", False)
+    if there(backbone):
+        return None
+    url = f"https://download.pytorch.org/models/{backbone}-{IMAGENET_SHA256[backbone][0]}.pth"
+    now = os.environ.get("ADLIB_DATA") or "not set"
+    put = f"put {url} into weights/ of the folder that ADLIB_DATA names (now {now})"
+    if os.environ.get("ADLIB_OFFLINE") == "1":
+        return f"weights of {backbone}", f"{put}, or allow its download by ADLIB_OFFLINE=0", False
+    return f"weights of {backbone}", f"the first job downloads it; or {put}", True
+
+
+def _check(backbone):
     if backbone not in CHANNELS:
         raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
-    root, known = os.environ.get("ADLIB_DATA"), [digits[:8] for digits in IMAGENET_SHA256[backbone]]
-    found = sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []
-    digits = {path: re.search("-([0-9a-f]{8})$", path.stem) for path in found}
-    found = [path for path in found if not digits[path] or digits[path][1] in known]
-    downloaded = _downloads() / f"{backbone}-{known[0]}.pth"
-    found = sorted(found, key=lambda path: not digits[path]) + [downloaded] * downloaded.is_file()
-    return found[0] if found else None
+
+
+def _files(backbone):
+    """The files under $ADLIB_DATA/weights that by their names belong to a backbone, in order."""
+    root = os.environ.get("ADLIB_DATA")
+    return sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []
 
 
 def _downloads():
@@ -119,64 +138,50 @@ def _resnet(backbone):
     return resnet
 
 
-def _sha256(path):
+def _sha256(path, backbone):
+    """The checksum of a file, and whether it is one of the backbone's ImageNet weights."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256, sha256.startswith(tuple(IMAGENET_SHA256[backbone]))
 
 
 def _imagenet(backbone):
     """Path of a file with ImageNet weights, downloaded where none is at hand."""
-    root = os.environ.get("ADLIB_DATA")
-    unknown = []
-    for path in sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []:
-        if any(_sha256(path).startswith(digits) for digits in IMAGENET_SHA256[backbone]):
+    files = _files(backbone)
+    for path in files:
+        if _sha256(path, backbone)[1]:
             return path.resolve()
-        unknown.append(str(path))
-    stand_ins = [path for path in map(Path, unknown) if is_stand_in(path.parent)]
-    if stand_ins:  # only where no file with a known checksum lies beside it
-        return stand_ins[0].resolve()
     advice = "put it into weights/ of the folder that ADLIB_DATA names, or give weights='random' to try things out"
-    if unknown:
-        advice += f" ({', '.join(unknown)} has another checksum: give its path as weights to use it)"
-    models = import_torchvision().models
-    url = models.get_model_weights(backbone)["IMAGENET1K_V1"].url
-    folder = _downloads()
-    path = folder / url.rsplit("/", 1)[1]
+    if files:
+        names = ", ".join(map(str, files))
+        advice += f" ({names} has another checksum: give its path as weights to use it)"
+    url = import_torchvision().models.get_model_weights(backbone)["IMAGENET1K_V1"].url
+    path = _downloads() / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
     if os.environ.get("ADLIB_OFFLINE") == "1":
-        raise FileNotFoundError(
-            f"the ImageNet weights of {backbone} are not on this machine and ADLIB_OFFLINE=1 "
-            f"forbids downloading {url}: {advice}"
-        )
+        reason = f"are not on this machine and ADLIB_OFFLINE=1 forbids downloading {url}"
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} {reason}: {advice}")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         # written to a temporary name, compared with the checksum in its name, renamed: two jobs at once do no harm
         torch.hub.download_url_to_file(url, str(path), hash_prefix=path.stem.rsplit("-", 1)[1], progress=False)
     except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f"the ImageNet weights of {backbone} could not be downloaded ({error}): get {url} and {advice}"
-        ) from error
+        reason = f"could not be downloaded ({error}): get {url} and {advice}"
+        raise FileNotFoundError(f"the ImageNet weights of {backbone} {reason}") from error
     return path
 
 
-def _tensors(path):
-    """The tensors of a weight file, by name."""
+def _fill(resnet, path, backbone):
+    """Puts the tensors of a file into the network; every one that it needs must be there, and of its shape."""
     tensors = read_tensors(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f"{path} is no dict of tensors by name, as torch.save(model.state_dict(), ...) writes it")
-    return tensors
-
-
-def _fill(resnet, tensors, path, backbone):
-    """Puts the tensors into the network; every one that it needs must be there, and of its shape."""
     needed = {name: value.shape for name, value in resnet.state_dict().items() if "num_batches_tracked" not in name}
     for name, shape in needed.items():
         if name not in tensors:
-            raise ValueError(
-                f"{path} lacks {name}, which {backbone} needs: it holds {len(tensors)} tensors "
-                f"({', '.join(list(tensors)[:3])}, ...)"
-            )
+            held = f"{len(tensors)} tensors ({', '.join(list(tensors)[:3])}, ...)"
+            raise ValueError(f"{path} lacks {name}, which {backbone} needs: it holds {held}")
         if tensors[name].shape != shape:
             raise ValueError(f"{path}: {name} is {tuple(tensors[name].shape)}, {backbone} needs {tuple(shape)}")
     resnet.to_empty(device="cpu")

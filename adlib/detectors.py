@@ -12,48 +12,41 @@ paper, method, settings, image_size, channels, resample, whatever else was said 
 saw scores of normal images, threshold, quantile, n_normal and map_range.
 """
 
-import collections
 import importlib
 import os
 import random
 import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor, nn
 
 from adlib import backbones, machine
-from adlib.machine import read_tensors
-from repro.data import readers
+from adlib import images as pictures
 
 
 FORMAT = "adlib detector 1"
 NEEDED = {"paper": str, "settings": dict, "image_size": int, "channels": int, "resample": str}
 
 
-def assemble(paper, settings, trained, *, image_size, channels, resample="antialias", **more):
+def assemble(
+    paper: str, settings: dict, trained: dict, *, image_size: int, channels: int, resample: str = "antialias", **more
+) -> nn.Module:
     """A paper's `Detector` of plain `settings`, filled with what was trained, in evaluation mode, on its device.
 
     settings: keyword arguments of adlib.<paper>.Detector; "backbone", where there is one, by its name. trained: name
     within the detector -> module or tensor, together all of it. image_size, channels, resample: of the images that it
-    takes. more: what else is worth keeping, plain values. Raises ValueError where `trained` lacks a part or does not
-    fit.
+    takes. more: other plain values to keep. Raises ValueError where `trained` lacks a part or does not fit.
     """
     state = {}
     for name, part in trained.items():
-        if isinstance(part, torch.Tensor):
-            state[name] = part
-        else:
-            state |= {f"{name}.{key}": value for key, value in part.state_dict().items()}
-    about = {
-        "paper": paper,
-        "settings": dict(settings),
-        "image_size": image_size,
-        "channels": channels,
-        "resample": resample,
-        **more,
-    }
-    return _filled(about, state, next(iter(state.values())).device)
+        tensors = {"": part} if isinstance(part, Tensor) else part.state_dict(prefix=".")
+        state |= {f"{name}{key}": value for key, value in tensors.items()}
+    about = {"paper": paper, "settings": dict(settings), "image_size": image_size, "channels": channels}
+    return _filled({**about, "resample": resample, **more}, state, next(iter(state.values())).device)
 
 
 def _filled(about, state, device):
@@ -71,18 +64,17 @@ def _filled(about, state, device):
         detector = make(**settings)
         detector.load_state_dict(state)
     except (TypeError, KeyError, RuntimeError) as error:
-        said = " ".join(str(error).split())[:300]
-        raise ValueError(f"the detector of {about['paper']} does not fit its settings: {said}") from None
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"the detector of {about['paper']} does not fit its settings: {reason}") from None
     detector.about = dict(about)
     return detector.to(device).eval().requires_grad_(False)
 
 
-def save(detector, path):
+def save(detector: nn.Module, path: str | Path | None) -> None:
     """Write a detector to a file, whole or not at all; `path` None, as in a notebook read by hand: nowhere."""
     if path is None:
         return
-    path = Path(path)
-    temporary = path.with_name(f"{path.name}.tmp")
+    temporary = Path(f"{path}.tmp")
     try:
         torch.save({"format": FORMAT, "about": detector.about, "state": detector.state_dict()}, temporary)
         os.replace(temporary, path)
@@ -90,7 +82,7 @@ def save(detector, path):
         temporary.unlink(missing_ok=True)
 
 
-def load(path, device="auto"):
+def load(path: str | Path, device: str = "auto") -> nn.Module:
     """The detector in a file, on a device. Nothing in the file is executed.
 
     Raises FileNotFoundError, and ValueError for a file that is damaged or no detector.
@@ -98,7 +90,7 @@ def load(path, device="auto"):
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no detector {path}")
     device = machine.pick(device)
-    content = read_tensors(path, device)
+    content = machine.read_tensors(path, device)
     about = content.get("about") if isinstance(content, dict) and content.get("format") == FORMAT else None
     if not isinstance(about, dict) or any(type(about.get(name)) is not kind for name, kind in NEEDED.items()):
         raise ValueError(f"{path} is no detector of this kind ({FORMAT})")
@@ -109,65 +101,64 @@ def load(path, device="auto"):
 
 
 @torch.no_grad()
-def apply(detector, images, batch=machine.SCORING_BATCH):
+def apply(detector: nn.Module, images: Tensor, batch: int = machine.SCORING_BATCH) -> tuple[Tensor, Tensor]:
     """Scores (N,) and anomaly maps (N, h, w) of bytes (N, channels, image_size, image_size), on the CPU."""
     device = next(detector.parameters()).device
     parts = [detector(part.to(device)) for part in images.split(batch)]
     return tuple(torch.cat([part[i].float().cpu() for part in parts]) for i in (0, 1))
 
 
-def find(paths):
+def find(paths: Iterable[str | Path]) -> list[Path]:
     """The image files among files and folders (with what lies below), in order, each once.
 
     Raises FileNotFoundError for what is not there, ValueError for a folder without images.
     """
-    found = {}
+    files = {}
     for path in (Path(path).expanduser() for path in paths):
         if path.is_dir():
-            inside = sorted(readers.list_below(path))
+            inside = sorted(pictures.list_images(path))
             if not inside:
-                raise ValueError(f"{path} holds no images ({', '.join(readers.SUFFIXES)})")
-            found |= dict.fromkeys(inside)
+                raise ValueError(f"{path} holds no images ({', '.join(pictures.SUFFIXES)})")
+            files |= dict.fromkeys(inside)
         elif path.is_file():
-            found[path] = None
+            files[path] = None
         else:
             raise FileNotFoundError(f"there is no file or folder {path}")
-    return list(found)
+    return list(files)
 
 
-def sizes(files):
-    """How many of the image files have which size, (width, height) -> count, the most frequent first; none is decoded.
-
-    Raises ValueError for a file that is no image.
-    """
+def sizes(files: Iterable[Path]) -> dict[tuple[int, int], int]:
+    """(width, height) -> number of the image files, the most frequent first; ValueError for what is no image."""
     from PIL import Image
 
-    found = collections.Counter()
+    counts = Counter()
     for path in files:
         try:
             with Image.open(path) as image:
-                found[image.size] += 1
+                counts[image.size] += 1
         except Exception as error:  # Pillow raises many kinds
             raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return dict(found.most_common())
+    return dict(counts.most_common())
 
 
-def read(about, path):
+def read(about: dict, path: str | Path) -> Tensor:
     """One image file as the detector wants it: bytes (channels, image_size, image_size); the aspect is not kept.
 
     Raises ValueError for a file that is no image, and for one in color where the detector knows grey ones.
     """
-    image = readers.read_image(path)
+    image = pictures.read(path)
     if len(image) > about["channels"]:
         raise ValueError(f"{path} is in color, and the detector was trained on grey images")
-    image = readers.resize(image[None], about["image_size"], about["resample"])[0]
+    image = pictures.resize(image[None], about["image_size"], about["resample"])[0]
     return image.expand(about["channels"], -1, -1)
 
 
-def judge(detector, paths, batch=16, failed=None):
+def judge(
+    detector: nn.Module, paths: list[Path], batch: int = 16, failed: list[str] | None = None
+) -> Iterator[tuple[Path, float, Tensor]]:
     """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time.
 
-    failed: a list for the sentences on files that cannot be read, which are then left out; None: the first raises.
+    failed: a list for sentences on files that cannot be read, which are left out; None: the first such raises.
     """
     for start in range(0, len(paths), batch):
         files, images = [], []
@@ -184,12 +175,12 @@ def judge(detector, paths, batch=16, failed=None):
             yield from zip(files, scores.tolist(), maps, strict=True)
 
 
-def calibrate(detector, scores, maps, quantile=0.95):
+def calibrate(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:
     """Set the threshold from `scores` (N,) and `maps` (N, h, w) of normal images that the training did not see.
 
-    The threshold is the least of these scores that at least the share `quantile` of them does not exceed; a higher
-    score counts as anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest.
-    Raises ValueError without scores and for a quantile outside (0, 1].
+    It is the least of these scores that at least the share `quantile` of them does not exceed; a higher score counts as
+    anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest. Raises ValueError
+    without scores and for a quantile outside (0, 1].
     """
     if not len(scores) or not 0 < quantile <= 1:
         raise ValueError(f"a threshold needs scores, and a quantile in (0, 1], not {quantile}")
@@ -201,29 +192,28 @@ def calibrate(detector, scores, maps, quantile=0.95):
     }
 
 
-def is_anomalous(detector, score):
+def is_anomalous(detector: nn.Module, score: float) -> bool | None:
     """Whether a score lies above the threshold; None where the detector was not calibrated."""
     threshold = detector.about.get("threshold")
     return None if threshold is None else score > threshold
 
 
-def lay_out(normal, judged, folder, held_out=0.3, seed=0):
-    """Arrange image files as a dataset `folder:FOLDER` for the notebooks: links, no copies.
+def lay_out(
+    normal: Iterable[Path], judged: Iterable[Path], folder: str | Path, held_out: float = 0.3, seed: int = 0
+) -> list[Path]:
+    """Arrange image files as a dataset `folder:FOLDER` for the notebooks: links, no copies. Returns the held-out files.
 
-    normal: files, of which a share `held_out`, drawn by `seed`, at least two, is not trained on; judged: files.
-    Class `good`: train/good, test/good (the held-out ones), test/judged. Returns the held-out files. Raises ValueError
-    where fewer than 2 normal files would be left to train on.
+    normal: files, of which a share `held_out`, drawn by `seed`, at least two, is not trained on; judged: files. Class
+    `good`: train/good, test/good (held out), test/judged. Raises ValueError where fewer than 2 are left to train on.
     """
     normal, folder = list(normal), Path(folder)
     n = max(2, round(held_out * len(normal)))
     if not 0 < held_out < 1 or len(normal) - n < 2:
-        raise ValueError(
-            f"{len(normal)} normal images, {n} of them held out (a share of {held_out}): "
-            "at least 2 must be left to train on"
-        )
+        share = f"{len(normal)} normal images, {n} of them held out (a share of {held_out})"
+        raise ValueError(f"{share}: at least 2 must be left to train on")
     chosen = set(random.Random(seed).sample(range(len(normal)), n))
     parts = {
-        "train/good": [one for i, one in enumerate(normal) if i not in chosen],
+        "train/good": [file for i, file in enumerate(normal) if i not in chosen],
         "test/good": [normal[i] for i in sorted(chosen)],
         "test/judged": list(judged),
     }
@@ -234,7 +224,9 @@ def lay_out(normal, judged, folder, held_out=0.3, seed=0):
     return parts["test/good"]
 
 
-def write_overlay(detector, path, anomaly_map, target, longest=640):
+def write_overlay(
+    detector: nn.Module, path: str | Path, anomaly_map: Tensor, target: str | Path, longest: int = 640
+) -> None:
     """Write the image file `path`, at most so many px long, with its anomaly map in color over it, as a PNG.
 
     The colors have the range that `calibrate` found in normal images, where it was called, else that of this map.
@@ -243,7 +235,7 @@ def write_overlay(detector, path, anomaly_map, target, longest=640):
 
     from adlib import plots
 
-    image = readers.read_image(path)
+    image = pictures.read(path)
     scale = min(1.0, longest / max(image.shape[1:]))
     size = [max(1, round(scale * side)) for side in image.shape[1:]]
     resized = torch.nn.functional.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)

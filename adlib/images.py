@@ -1,23 +1,89 @@
-"""What several papers do to a batch of images, on whatever device the batch lies.
+"""Image files read and resized, and what several papers do to a batch, on whatever device it lies.
 
+image = images.read("photo.jpg")             # uint8 (1 or 3, H, W)
 x = images.to_float(uint8_batch)             # [-1, 1]
 x4, turns = images.rotations(x)              # all four quarter turns, and which is which
 x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
 patches = images.cut_patches(x, 64)
 """
 
+import io
 import math
+from collections.abc import Iterator
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 
-def to_float(images):
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+
+
+def list_images(folder: Path) -> Iterator[Path]:
+    """The image files in a folder and below, in no order, hidden ones left out; none where there is no folder."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if path.name.startswith("."):  # .DS_Store, ._copy.png and the like are no images
+            continue
+        if path.is_dir():
+            yield from list_images(path)
+        elif path.suffix.lower() in SUFFIXES:
+            yield path
+
+
+def read(path: str | Path, content: bytes | None = None) -> Tensor:
+    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, also where it was saved as color.
+
+    content: the bytes of the file where they have been read; `path` then only names them. Raises ValueError for what
+    is no image, and for one of more than 8 bits a channel.
+    """
+    from PIL import Image, ImageOps  # a job that finds its data prepared does not pay for it
+
+    try:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
+            if image.mode.startswith(("I", "F")):
+                raise ValueError(f"its pixels are of Pillow's mode {image.mode}: save it with 8 bits a channel")
+            # Alpha is dropped: what is transparent keeps the color that the file gives it.
+            array = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
+        raise ValueError(f"{path} cannot be read as an image: {error}") from error
+    if (array == array[..., :1]).all():
+        array = array[..., :1]
+    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
+
+
+def resize(images: Tensor, size: int, resample: str = "antialias") -> Tensor:
+    """uint8 (N, C, H, W) -> (N, C, size, size), plainly: the aspect is not kept, nothing is cropped.
+
+    `resample` "antialias" averages over what a new pixel covers, "bilinear" takes the four nearest old pixels;
+    enlarged, both are the same. Computed in float32, rounded.
+    """
+    if images.shape[-2:] == (size, size):
+        return images
+    planes = images.flatten(0, 1)[:, None]  # each channel on its own: a photograph has 100 million pixels
+    out = torch.empty(len(planes), 1, size, size, dtype=torch.uint8)
+    step = max(1, (1 << 24) // max(1, planes[:1].numel()))  # chunks of at most 64 MB of float32, or of one channel
+    for i in range(0, len(planes), step):
+        chunk = planes[i : i + step].float()
+        chunk = F.interpolate(chunk, (size, size), mode="bilinear", antialias=resample == "antialias")
+        out[i : i + step] = chunk.round_().clamp_(0, 255).to(torch.uint8)
+    return out.view(*images.shape[:2], size, size)
+
+
+def resize_masks(masks: Tensor, size: int) -> Tensor:
+    """bool (N, H, W) -> (N, size, size), by nearest neighbor."""
+    if masks.shape[-2:] == (size, size):
+        return masks
+    return F.interpolate(masks[:, None].to(torch.uint8), size=(size, size), mode="nearest-exact")[:, 0].bool()
+
+
+def to_float(images: Tensor) -> Tensor:
     """uint8 (N, C, H, W) in 0..255 -> float32 in [-1, 1], the range of a Tanh decoder."""
     return images.float().div_(127.5).sub_(1)
 
 
-def rotations(x):
+def rotations(x: Tensor) -> tuple[Tensor, Tensor]:
     """All four quarter turns of each image.
 
     x: (N, C, H, H). Returns (4N, C, H, H), the unturned images first, then those turned by 90, 180 and 270 degrees
@@ -27,7 +93,7 @@ def rotations(x):
     return turned, torch.arange(4, device=x.device).repeat_interleave(len(x))
 
 
-def random_crop_flip(x, padding, generator):
+def random_crop_flip(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
     """Each image shifted by up to `padding` pixels (edges filled with zeros) and mirrored with probability one half.
 
     x: (N, C, H, W). The whole batch is gathered at once; `generator` (on x's device) draws shifts and flips.
@@ -43,7 +109,7 @@ def random_crop_flip(x, padding, generator):
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
 
-def rotate(x, clockwise):
+def rotate(x: Tensor, clockwise: Tensor) -> Tensor:
     """Each image turned about its centre by `clockwise` degrees (N,), bilinear; what comes in repeats its edge.
 
     x: (N, C, H, W) float. Negative angles turn counter-clockwise.
@@ -54,12 +120,14 @@ def rotate(x, clockwise):
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="border", align_corners=True)
 
 
-def random_rotation(x, low, high, generator):
+def random_rotation(x: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
     """`rotate` by an angle of its own from U(low, high) degrees; `generator` is on x's device."""
     return rotate(x, low + (high - low) * torch.rand(len(x), generator=generator, device=x.device))
 
 
-def random_rotated_crops(images, index, size, low, high, generator):
+def random_rotated_crops(
+    images: Tensor, index: Tensor, size: int, low: float, high: float, generator: torch.Generator
+) -> Tensor:
     """A square of `size` px out of each of images[index], turned: float (N, C, size, size) in the images' own scale.
 
     images: (M, C, H, W), bytes or floats; index: int64 (N,), on the same device. The image is turned by an angle from
@@ -106,12 +174,11 @@ def _turned_grid(sides, clockwise, centre, source_sides):
     y = y[:, None]
     # y points down: content turned clockwise by t is at (x, y) what it was at (x cos t + y sin t, y cos t - x sin t)
     place = (x * cos + y * sin + centre[0], y * cos - x * sin + centre[1])
-    return torch.stack(
-        [one * (2 / max(1, side - 1)) - 1 for one, side in zip(place, reversed(source_sides), strict=True)], 3
-    )
+    lengths = reversed(source_sides)
+    return torch.stack([axis * (2 / max(1, side - 1)) - 1 for axis, side in zip(place, lengths, strict=True)], 3)
 
 
-def cut_patches(x, size):
+def cut_patches(x: Tensor, size: int) -> Tensor:
     """The patches of `size` px that tile each image: (N, C, H, W) -> (N * P, C, size, size), row by row.
 
     Image by image: those of the first come first. Raises ValueError where the images are no multiple of `size`.
@@ -123,21 +190,21 @@ def cut_patches(x, size):
     return tiles.permute(0, 2, 4, 1, 3, 5).reshape(-1, channels, size, size)
 
 
-def join_patches(patches, height, width):
+def join_patches(patches: Tensor, height: int, width: int) -> Tensor:
     """The images that `cut_patches` cut: (N * P, C, size, size) -> (N, C, height, width)."""
     _, channels, size, _ = patches.shape
     tiles = patches.reshape(-1, height // size, width // size, channels, size, size)
     return tiles.permute(0, 3, 1, 4, 2, 5).reshape(-1, channels, height, width)
 
 
-def gaussian_window(size, sigma, device=None):
+def gaussian_window(size: int, sigma: float, device: torch.device | None = None) -> Tensor:
     """A normalised 1-d Gaussian of `size` taps, float32 (size,)."""
     taps = torch.arange(size, dtype=torch.float32, device=device) - (size - 1) / 2
     window = torch.exp(-(taps**2) / (2 * sigma**2))
     return window / window.sum()
 
 
-def gaussian_blur(x, sigma, truncate=4.0):
+def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     """Each image blurred by a Gaussian of `sigma` pixels, cut off at `truncate` sigmas; edges are mirrored.
 
     x: (N, C, H, W) float. The same as `scipy.ndimage.gaussian_filter` of each channel with its defaults, for images of
@@ -155,7 +222,9 @@ def gaussian_blur(x, sigma, truncate=4.0):
     return blur(x.shape[2]) @ x @ blur(x.shape[3]).T
 
 
-def ssim_map(x, y, data_range=1.0, window_size=11, sigma=1.5, full=False):
+def ssim_map(
+    x: Tensor, y: Tensor, data_range: float = 1.0, window_size: int = 11, sigma: float = 1.5, full: bool = False
+) -> Tensor:
     """SSIM at each position where the window fits, averaged over channels (Wang et al. 2004, eq. 13).
 
     x, y: (N, C, H, W) float, both spanning `data_range`. Returns (N, H - window_size + 1, W - window_size + 1) in

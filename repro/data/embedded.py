@@ -1,21 +1,27 @@
-"""The embedded dataset `textures`: three drawn fabrics, good and with defects whose masks are exact.
+"""The datasets that need no files: scikit-learn's `digits`, and `textures`, drawn fabrics with exact masks of defects.
 
+    train, test = read("textures", None, "weave", None, "antialias")
     image, mask = draw("weave", key=(0, 1, 7), defect="hole")      # uint8 (64, 64, 3), bool (64, 64)
 
-It has the shape of MVTec AD in small: per category good images to train on, to test good ones and several kinds of
-defects, so that everything that wants masks can be tried and tested without a download. No two images are alike: phase,
-angle, period, waviness, light, tint and noise vary; the same key draws the same image.
+`textures` has the shape of MVTec AD in small: per category good images to train on, to test good ones and several kinds
+of defects, so that everything that wants masks can be tried and tested without a download. No two images are alike:
+phase, angle, period, waviness, light, tint and noise vary; the same key draws the same image.
 """
 
 import math
 
 import numpy as np
+import torch
+
+from repro.data.splits import Images, plain
 
 
 SIZE = 64
 NAMES = ("stripes", "checks", "weave")
 DEFECTS = ("scratch", "stain", "hole", "distortion", "color")
 N_TRAIN, N_GOOD, N_PER_DEFECT = 80, 30, 8
+CLASSES = {"digits": list("0123456789"), "textures": list(NAMES)}
+CATEGORIES = ("textures",)
 
 _Y, _X = np.mgrid[0:SIZE, 0:SIZE] + 0.5
 # The pattern is drawn at twice the size and averaged, which smooths its edges; in float32, which is twice as fast.
@@ -27,23 +33,43 @@ _COLORS = {
 }
 
 
-def draw_split(split, seed=0):
-    """All images of a split, category by category: (images uint8 (N, 64, 64, 3), masks bool (N, 64, 64), labels int64
-    (N,), kinds: "good" or the defect). "train" has 80 good ones each, "test" 30 good ones and 8 of each defect."""
-    part = ("train", "test").index(split)
-    plan = ["good"] * (N_TRAIN if split == "train" else N_GOOD)
+def here(name: str, folder: None) -> list[str]:
+    return CLASSES[name]
+
+
+def read(name: str, folder: None, category: str | None, size: int | None, resample: str) -> tuple[Images, Images]:
+    """Train and test: of digits all, (N, 1, 8, 8); of textures one category, (N, 3, 64, 64), with masks."""
+    return _read_digits() if name == "digits" else tuple(draw_split(category, split) for split in ("train", "test"))
+
+
+def _read_digits() -> tuple[Images, Images]:
+    """scikit-learn's 8 x 8 digits, 0..16 scaled to 0..255; of each class the last third in file order is test."""
+    from sklearn.datasets import load_digits  # 2 s, and only the first job on this machine gets here
+
+    digits = load_digits()
+    images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(digits.target.astype(np.int64))
+    is_test = torch.zeros(len(labels), dtype=torch.bool)
+    for label in range(10):
+        of_class = (labels == label).nonzero().flatten()
+        is_test[of_class[len(of_class) - len(of_class) // 3 :]] = True
+    return tuple(plain(images[part], labels[part], CLASSES["digits"], "embedded") for part in (~is_test, is_test))
+
+
+def draw_split(category: str, split: str, seed: int = 0) -> Images:
+    """The images of a texture: "train" has 80 good ones, "test" 30 good ones and 8 of each defect."""
+    kinds = ["good"] * (N_TRAIN if split == "train" else N_GOOD)
     if split == "test":
-        plan += [defect for defect in DEFECTS for _ in range(N_PER_DEFECT)]
-    drawn = [
-        draw(name, (seed, part, index), None if kind == "good" else kind)
-        for name in NAMES
-        for index, kind in enumerate(plan)
-    ]
-    images, masks = (np.stack(part) for part in zip(*drawn, strict=True))
-    return images, masks, np.repeat(np.arange(len(NAMES)), len(plan)), plan * len(NAMES)
+        kinds += [defect for defect in DEFECTS for _ in range(N_PER_DEFECT)]
+    part = ("train", "test").index(split)
+    drawn = [draw(category, (seed, part, i), None if kind == "good" else kind) for i, kind in enumerate(kinds)]
+    images, masks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*drawn, strict=True))
+    labels = torch.full((len(kinds),), NAMES.index(category))
+    images = images.permute(0, 3, 1, 2).contiguous()
+    return Images(images, labels, CLASSES["textures"], masks, kinds, None, "embedded")
 
 
-def draw(texture, key, defect=None):
+def draw(texture: str, key: tuple[int, ...], defect: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """One image of a texture and its mask, fixed by `key`, a tuple of whole numbers from 0.
 
     With a defect it is the same image but for the pixels of the mask, and every pixel of the mask differs.

@@ -1,0 +1,94 @@
+"""Which datasets there are, and how their classes are called.
+
+    class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
+    class_index("cifar10", "airplane")     # 0
+
+`DATASETS` is the one table of them. A dataset's module has, the first three always:
+
+- CLASSES: {dataset: its classes in the order of the labels}
+- here(name, folder): the classes that can be read from a folder, by the names of its files; what is damaged counts
+- read(name, folder, category, size, resample): train and test `Images`; resized only where that saves memory
+- put(name): what belongs into $ADLIB_DATA, as text; without it the module holds its images itself, and needs no folder
+- fetch(name): downloads into `cache.downloads()`, where `here` then finds it
+- CATEGORIES: those of its datasets whose classes are categories with defects of their own: each is read, prepared and
+  tested alone, on its own good and defective images
+- SUPERCLASSES: {dataset: {superclass: classes}}, for the protocol superclass
+- alias(plain): a class by another name for it; check_copy(both, path): ValueError for an npz that cannot be right
+"""
+
+import re
+from pathlib import Path
+
+from repro.data import coil100, embedded, mvtec, own, torchvision_sets
+
+
+DATASETS = {
+    "digits": embedded,
+    "textures": embedded,
+    "mnist": torchvision_sets,
+    "fashion_mnist": torchvision_sets,
+    "cifar10": torchvision_sets,
+    "cifar100": torchvision_sets,
+    "coil100": coil100,
+    "mvtec": mvtec,
+}
+CLASS_NAMES = {name: module.CLASSES[name] for name, module in DATASETS.items()}
+CATEGORY_DATASETS = tuple(name for name, module in DATASETS.items() if name in getattr(module, "CATEGORIES", ()))
+SUPERCLASSES = {name: getattr(module, "SUPERCLASSES", {}).get(name, {}) for name, module in DATASETS.items()}
+PROTOCOLS = ("official", "80-20")  # of every dataset without categories; those with superclasses have superclass too
+# What files and other papers call classes, after `_canonical` has put it in lower case with underscores.
+ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple"}
+ALIASES |= {f"{i}_{word}": str(i) for i, word in enumerate("zero one two three four five six seven eight nine".split())}
+
+
+def parse(name: str) -> tuple[str, Path | None]:
+    """("folder" or "npz", absolute path), or (name, None) for a known dataset; ValueError for an unknown one."""
+    kind, _, path = str(name).partition(":")
+    if kind in ("folder", "npz") and path:
+        return kind, Path(path).expanduser().resolve()
+    if name not in DATASETS:
+        raise ValueError(f"unknown dataset {name!r}: choose {', '.join(DATASETS)}, folder:PATH or npz:PATH")
+    return name, None
+
+
+def class_names(name: str) -> list[str]:
+    """The classes of a dataset that can be normal: of a known dataset all (nothing is read), of folder: and npz: those
+    with training images. Raises ValueError for an unknown name, FileNotFoundError for a missing path."""
+    kind, path = parse(name)
+    return own.class_names(kind, path) if path else list(CLASS_NAMES[name])
+
+
+def class_index(name: str, wanted: object) -> int:
+    """The place of class `wanted` in `class_names(name)`; official names are accepted too ("airplane", "T-shirt/top",
+    "0 - zero"), of coil100 plain numbers, upper and lower case alike. Raises ValueError listing the choices."""
+    return find(class_names(name), wanted, name)
+
+
+def category_of(name: str, wanted: object) -> str | None:
+    """The name of class `wanted` in a dataset of categories, which are read one by one; None for other datasets."""
+    return CLASS_NAMES[name][class_index(name, wanted)] if name in CATEGORY_DATASETS else None
+
+
+def find(names: list[str], wanted: object, dataset: str) -> int:
+    """Index of the one name that `wanted` is exactly, or else is but for spelling."""
+    if str(wanted) in names:
+        return names.index(str(wanted))
+    alike = [i for i, name in enumerate(names) if _canonical(name, dataset) == _canonical(wanted, dataset)]
+    if len(alike) != 1:
+        raise ValueError(f"unknown class {str(wanted)!r} of {dataset}: choose {', '.join(names)}")
+    return alike[0]
+
+
+def check_protocol(name: str, protocol: str) -> None:
+    """ValueError listing the choices, unless dataset `name` can be split by `protocol`."""
+    choices = PROTOCOLS[:1] if name in CATEGORY_DATASETS else PROTOCOLS
+    choices += ("superclass",) if SUPERCLASSES.get(name) else ()
+    if protocol not in choices:
+        listed = " or ".join(filter(None, [", ".join(choices[:-1]), choices[-1]]))
+        raise ValueError(f"unknown protocol {protocol!r} for {name}: choose {listed}")
+
+
+def _canonical(name: object, dataset: str) -> str:
+    plain = re.sub("[^a-z0-9]+", "_", str(name).lower()).strip("_")
+    alias = getattr(DATASETS.get(dataset), "alias", None)
+    return alias(plain) if alias else ALIASES.get(plain, plain)

@@ -1,0 +1,263 @@
+"""Where images come from: found, read, resized and kept prepared; and what is missing, and how to get it.
+
+    images = load("folder:screws", "test", size=128)
+    missing("mnist", "8", 32)       # None where a job finds them
+
+A known dataset is looked for under $ADLIB_DATA, as its module says (`names.py`) or as <name>.npz, then among the
+downloads, then it is downloaded; ADLIB_OFFLINE=1 forbids that. What was prepared lies under $ADLIB_CACHE (default
+~/.cache/adlib), one file per dataset, category, size and resampling. A job that finds it there reads nothing else; so
+after other data of the same name are put under $ADLIB_DATA, the cache file is to be deleted.
+
+Where $ADLIB_DATA holds a file STAND-IN.txt, what lies there was drawn to try jobs without the real images: it is called
+"stand-in:<sha8>", which no row in results/ may say, and is cached apart.
+"""
+
+import hashlib
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from adlib import images as pictures
+from repro.data import cache, own
+from repro.data.names import CATEGORY_DATASETS, CLASS_NAMES, DATASETS, category_of, find, parse
+from repro.data.splits import Images, plain
+
+
+RESAMPLES = ("antialias", "bilinear")
+STAND_IN = "STAND-IN.txt"
+
+
+def load(name: str, split: str, size: int | None = None, resample: str = "antialias", of: object = None) -> Images:
+    """Returns the `Images` of one split, "train" or "test", resized to size x size (None: as they are).
+
+    `resample` is "antialias" or "bilinear". of: which category, of a dataset of categories. Raises ValueError for a bad
+    argument or a damaged source, each named, and FileNotFoundError where there is no source, saying what to put where.
+    Where a copy of a known dataset lacks whole classes, its source says so, "npz:1a2b3c4d (17 of 100 classes)", for
+    whatever is measured on it is another task; counted are classes with training images.
+    """
+    if split not in ("train", "test"):
+        raise ValueError(f"unknown split {split!r}: choose train or test")
+    return prepared(name, size, resample, category_of(name, of))[split == "test"]
+
+
+def prepared(name: str, size: int | None, resample: str, category: str | None = None) -> tuple[Images, Images]:
+    """Train and test `Images` from the cache, which is prepared first if it is missing or damaged.
+
+    category: which one, of a dataset of categories. Raises what `load` raises.
+    """
+    both = _cached(name, size, resample, category)
+    n, n_all = len(both[0].labels.unique()), len(CLASS_NAMES.get(name, []))
+    for part in both:  # a cache, also one of before, holds the plain source
+        if is_stand_in(name):
+            part.source = "stand-in:" + part.source.rpartition(":")[2]
+        if n < n_all and not category:
+            part.source += f" ({n} of {n_all} classes)"
+    return both
+
+
+def prepare(jobs: list[dict]) -> int:
+    """Prepares what these jobs will read, with a progress bar; returns how many files of it are there then.
+
+    jobs: dicts with dataset, class and settings. What cannot be had or read is printed, a sentence each.
+    """
+    from tqdm import tqdm
+
+    wanted, sentences = {}, {}
+    for job in jobs:
+        size, resample = job["settings"].get("image_size", 32), job["settings"].get("resample", "antialias")
+        wanted[job["dataset"], size, resample, category_of(job["dataset"], job["class"])] = None
+    with tqdm(wanted, unit=" files") as bar:
+        for what in bar:
+            bar.set_description(" ".join(str(part) for part in what if part))
+            try:
+                prepared(*what)
+            except (ValueError, FileNotFoundError) as error:
+                sentences.setdefault(str(error), []).append(what)
+    print(*sentences, sep="\n", end="\n" * bool(sentences))
+    return len(wanted) - sum(map(len, sentences.values()))
+
+
+def there(name: str, size: int | None = None) -> list[str]:
+    """The classes of a known dataset that a job at this size finds on this machine, in the order of `CLASS_NAMES`.
+
+    Names of files are looked at, and of an npz the labels, no more: what is damaged counts as there, and the job will
+    say so. Of what only lies prepared, at this size and antialiased, all classes count, for they are not looked up.
+    [] also where ADLIB_DATA names no folder. Raises ValueError for an unknown name and a bad size.
+    """
+    names, classes = CLASS_NAMES[parse(name)[0]], set()
+    try:
+        for _, classes_here in _places(name):
+            if not classes or name in CATEGORY_DATASETS:  # of other datasets the first place is read
+                classes |= set(classes_here)
+    except FileNotFoundError:
+        pass
+    if name in CATEGORY_DATASETS:
+        classes |= {one for one in set(names) - classes if cache_path(name, size, category=one).is_file()}
+    elif not classes and cache_path(name, size).is_file():
+        return list(names)
+    return [one for one in names if one in classes]
+
+
+def missing(
+    name: str, normal: str, size: int | None, classes_there: Callable[..., list[str]] = there
+) -> tuple[str, str, bool] | None:
+    """What a job on class `normal` of a dataset lacks here: (what, how to get it, whether it downloads that by itself).
+
+    None where the images are there, as `there` finds them; what: "mnist"; "mvtec bottle", a category; "cifar100 wolf",
+    a class that the copy at hand lacks; "folder:PATH". classes_there: `functools.cache(there)` where many are asked
+    for. Raises ValueError for an unknown dataset.
+    """
+    kind, path = parse(name)
+    if path:
+        return None if path.exists() else (name, f"there is no {kind} {name.partition(':')[2]}", False)
+    classes, root, put = classes_there(name, size), os.environ.get("ADLIB_DATA"), _put(name)
+    if normal in classes:
+        return None
+    if root and not Path(root).expanduser().is_dir():
+        return name, f"ADLIB_DATA names {root}, which is no folder", False
+    if classes and name not in CATEGORY_DATASETS:
+        how = f"not in the copy at hand: {put}, in place of that copy, and delete {name}-*.bin in the cache folder"
+        return f"{name} {normal}", how, False
+    what = f"{name} {normal}" if name in CATEGORY_DATASETS else name
+    if not hasattr(DATASETS[name], "fetch"):
+        return what, put, False
+    if os.environ.get("ADLIB_OFFLINE") == "1":
+        return what, f"{put}, or allow its download by ADLIB_OFFLINE=0", False
+    return what, f"the first job downloads it; or {put}", True
+
+
+def is_stand_in(name: str) -> bool:
+    """Whether what a known dataset is read from is marked as drawn; what is measured on it counts nowhere."""
+    root = os.environ.get("ADLIB_DATA")
+    return bool(root) and hasattr(DATASETS.get(name), "put") and (Path(root).expanduser() / STAND_IN).is_file()
+
+
+def cache_path(name: str, size: int | None, resample: str = "antialias", category: str | None = None) -> Path:
+    """The cache file of a dataset or category. If a user's images change, or code that draws some, so does it."""
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
+        raise ValueError(f"size is a number of pixels from 1, or None, not {size!r}")
+    if resample not in RESAMPLES:
+        raise ValueError(f"unknown resample {resample!r}: choose {' or '.join(RESAMPLES)}")
+    parts = [_stem(name), category, "stand-in" if is_stand_in(name) else None]
+    parts.append(f"{size}-{resample}" if size else "native")
+    return cache.folder() / f"{'-'.join(filter(None, parts))}.bin"
+
+
+def _stem(name: str) -> str:
+    kind, path = parse(name)
+    if path:
+        state, kind = own.state(kind, path), f"{kind}-{re.sub('[^A-Za-z0-9_]+', '_', path.stem)[:40]}"
+    elif hasattr(DATASETS[name], "put"):
+        return name
+    else:
+        state = Path(DATASETS[name].__file__).read_text(encoding="utf-8")
+    return f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+
+
+def _cached(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
+    path = cache_path(name, size, resample, category)
+    try:
+        return cache.read(path)
+    except (FileNotFoundError, ValueError):
+        from filelock import FileLock  # only where something is to be prepared
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.parent / f"{_stem(name)}.lock"):  # for all sizes and categories: they share downloads
+        try:
+            return cache.read(path)  # another job prepared it meanwhile
+        except FileNotFoundError:
+            pass
+        except ValueError as error:
+            print(f"adlib: {error}; preparing it again", file=sys.stderr)
+        both = _read(name, size, resample, category)
+        for part in both:
+            if size is not None:
+                part.images = pictures.resize(part.images, size, resample)
+                part.masks = None if part.masks is None else pictures.resize_masks(part.masks, size)
+        if path != cache_path(name, size, resample, category):  # for it would be cached as what it was before
+            raise ValueError(f"the images of {name} were changed while they were read: run this again")
+        cache.write(path, both)
+    return both
+
+
+# ---- finding and reading
+
+
+def _read(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
+    """Train and test from where they come from; only where there are many large ones are they resized already."""
+    kind, path = parse(name)
+    if path:
+        return own.read(kind, path, size, resample)
+    dataset, seen = DATASETS[name], set()
+    for place, classes in _places(name):
+        if (category in classes) if category else classes:
+            is_copy = place is not None and place.is_file()
+            return _read_copy(name, place) if is_copy else dataset.read(name, place, category, size, resample)
+        seen |= set(classes)
+    what, put = f"{name} is not on this machine", _put(name)
+    if category:
+        others = ", ".join(other for other in CLASS_NAMES[name] if other in seen) or "no category"
+        what = f"{name}'s {category} is not on this machine (there is {others})"
+        put = put.replace("<category>", category)
+    if not hasattr(dataset, "fetch"):
+        raise FileNotFoundError(f"{what}: {put}")
+    if os.environ.get("ADLIB_OFFLINE") == "1":
+        raise FileNotFoundError(f"{what}: {put}, or let it be downloaded (ADLIB_OFFLINE=0)")
+    try:
+        dataset.fetch(name)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise FileNotFoundError(f"{what}, and could not be downloaded ({error}): {put}") from error
+    return dataset.read(name, cache.downloads(), category, size, resample)
+
+
+def _places(name: str) -> Iterator[tuple[Path | None, list[str]]]:
+    """Where a known dataset may lie, in the order of looking, and the classes there; a file is a copy of it as npz.
+
+    Raises FileNotFoundError where ADLIB_DATA names no folder.
+    """
+    dataset = DATASETS[name]
+    if not hasattr(dataset, "put"):
+        yield None, dataset.here(name, None)
+        return
+    if os.environ.get("ADLIB_DATA"):
+        root = Path(os.environ["ADLIB_DATA"]).expanduser().resolve()
+        if not root.is_dir():
+            raise FileNotFoundError(f"ADLIB_DATA names {root}, which is no folder")
+        yield root, dataset.here(name, root)
+        copy = root / f"{name}.npz"
+        if copy.is_file() and name not in CATEGORY_DATASETS:  # a copy has no masks
+            yield copy, _classes_of_copy(name, copy)
+    yield cache.downloads(), dataset.here(name, cache.downloads())
+
+
+def _put(name: str) -> str:
+    if not hasattr(DATASETS[name], "put"):
+        return ""
+    now = os.environ.get("ADLIB_DATA") or "not set"
+    return f"put {DATASETS[name].put(name)} into the folder that ADLIB_DATA names (now {now})"
+
+
+def _classes_of_copy(name: str, path: Path) -> list[str]:
+    """The classes that have training images in a copy; all where it is damaged, for reading it will say how."""
+    names = CLASS_NAMES[name]
+    try:
+        return [names[find(names, called, name)] for called in own.npz_classes(path, names)]
+    except ValueError:
+        return names
+
+
+def _read_copy(name: str, path: Path) -> tuple[Images, Images]:
+    """The two `Images` of a copy, which may name and order the classes of a known dataset in its own way and name some
+    that it has no images of."""
+    names, both = CLASS_NAMES[name], own.read_npz(path, CLASS_NAMES[name])
+    labels = torch.full((len(both[0].class_names),), -1)
+    for label in torch.cat([part.labels for part in both]).unique().tolist():
+        labels[label] = find(names, both[0].class_names[label], name)
+    both = tuple(plain(part.images, labels[part.labels], names, part.source) for part in both)
+    if hasattr(DATASETS[name], "check_copy"):
+        DATASETS[name].check_copy(both, path)
+    return both
