@@ -9,7 +9,9 @@ so that other settings make another job. What the register does not hold (other 
 own images) is a trial: it may run, but not into results/.
 """
 
+import collections
 import hashlib
+import itertools
 import json
 import tomllib
 from collections.abc import Collection, Iterable
@@ -25,6 +27,8 @@ _RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
 _OWN_KEYS = ["like", "settings"]
 _OWN_IMAGES = ("folder:", "npz:")
+# classes and seeds of a paper on a dataset, split by a protocol
+Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds settings")
 
 
 def load(path: str | Path | None = None) -> dict:
@@ -80,85 +84,56 @@ def jobs(
     protocols = _choose(protocols, PROTOCOLS, "protocol") if protocols else None
     if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds or []):
         raise ValueError(f"seeds are whole numbers from 0, not {seeds}")
-    own = [_absolute(name) for name in datasets or [] if name.startswith(_OWN_IMAGES)]
-    named = None if datasets is None else [name for name in datasets if not name.startswith(_OWN_IMAGES)]
+    own = [name for name in datasets or [] if name.startswith(_OWN_IMAGES)]
+    named = None if datasets is None else [name for name in datasets if name not in own]
 
-    def cell(paper, run, name, protocol):
-        given = [register[paper].get("profiles", {}).get(profile, {}), run.get("settings", {}), settings or {}]
-        return {
-            "paper": paper,
-            "dataset": name,
-            "protocol": protocol,
-            "classes": run.get("classes", "all"),
-            "seeds": run.get("seeds") or register[paper].get("seeds") or [0],
-            "settings": {name: value for part in given for name, value in part.items()},
-        }
+    def cells_of(paper, run):
+        table = register[paper]
+        given = {**table.get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
+        rest = (run.get("classes", "all"), run.get("seeds") or table.get("seeds") or [0], given)
+        fields = itertools.product(run["datasets"], run.get("protocols", ["official"]))
+        return [Cell(paper, name, protocol, *rest) for name, protocol in fields]
 
-    held = [
-        cell(paper, run, name, protocol)
-        for paper in papers
-        for run in _runs(register[paper], profile)
-        for name in run["datasets"]
-        for protocol in run.get("protocols", ["official"])
-    ]
-    of_papers = f"of {', '.join(papers)} in profile {profile}"
-    if named:
-        _choose(named, _values(held, "dataset"), f"dataset {of_papers}")
-    cells = [
-        cell
-        for cell in held
-        if (named is None or cell["dataset"] in named) and (protocols is None or cell["protocol"] in protocols)
-    ]
+    held = [cell for paper in papers for run in _runs(register[paper], profile) for cell in cells_of(paper, run)]
+    where = f"of {', '.join(papers)} in profile {profile}"
+    _choose(named or [], dict.fromkeys(cell.dataset for cell in held), f"dataset {where}")
+    cells = [cell for cell in held if named is None or cell.dataset in named]
+    cells = [cell for cell in cells if protocols is None or cell.protocol in protocols]
     if not cells and not own:
-        raise ValueError(
-            f"the register holds no job of {', '.join(papers)} for profile {profile} and protocol "
-            f"{', '.join(protocols or ['any'])}; its protocols there: {', '.join(_values(held, 'protocol')) or 'none'}"
-        )
+        there = ", ".join(dict.fromkeys(cell.protocol for cell in held)) or "none"
+        by = ", ".join(protocols or ["any"])
+        raise ValueError(f"the register holds no job {where} and protocol {by}; its protocols there: {there}")
     for paper in papers:
-        run = _own_run(register[paper], profile)
-        cells += [cell(paper, run, name, protocol) for name in own for protocol in protocols or ["official"]]
+        run = {"datasets": [_absolute(name) for name in own], "protocols": protocols or ["official"]}
+        cells += cells_of(paper, {**run, "settings": _own_settings(register[paper], profile)})
     if backbones:
-        there = list(dict.fromkeys(cell["settings"]["backbone"] for cell in cells if "backbone" in cell["settings"]))
-        _choose(backbones, there, f"backbone {of_papers}")
-        cells = [cell for cell in cells if cell["settings"].get("backbone") in backbones]
+        there = dict.fromkeys(cell.settings["backbone"] for cell in cells if "backbone" in cell.settings)
+        _choose(backbones, there, f"backbone {where}")
+        cells = [cell for cell in cells if cell.settings.get("backbone") in backbones]
 
     from repro import data  # imports torch: not before it is known that there is something to run
 
     for cell in cells:
-        data.check_protocol(cell["dataset"], cell["protocol"])
-        names = data.class_names(cell["dataset"])
-        if cell["classes"] == "all":
-            cell["classes"] = names
-        else:
-            cell["classes"] = [names[data.class_index(cell["dataset"], normal)] for normal in cell["classes"]]
-    wanted = _named_classes(_values(cells, "dataset"), classes) if classes else {}
-    held_classes = {(cell["dataset"], normal) for cell in cells for normal in cell["classes"]}
-    held_seeds = {seed for cell in cells for seed in cell["seeds"]}
-    by_id = {}  # two runs may hold the same job
-    for cell in cells:
-        name, normals, of_seeds = cell["dataset"], cell["classes"], cell["seeds"]
+        data.check_protocol(cell.dataset, cell.protocol)
+    cells = [cell._replace(classes=_classes(cell.dataset, cell.classes)) for cell in cells]
+    wanted = _named_classes(list(dict.fromkeys(cell.dataset for cell in cells)), classes or [])
+    held_classes = {(cell.dataset, normal) for cell in cells for normal in cell.classes}
+    held_seeds = {seed for cell in cells for seed in cell.seeds}
+    made = {}  # by id: two runs may hold the same job
+    for paper, name, protocol, normals, of_run, given in cells:
         if classes:
             normals = [one for one in wanted[name] if one in normals or (name, one) not in held_classes]
-        if seeds:
-            of_seeds = [seed for seed in seeds if seed in of_seeds or seed not in held_seeds]
-        for seed in of_seeds:
-            for normal in normals:
-                made = job(cell["paper"], name, normal, cell["protocol"], seed, profile, cell["settings"])
-                by_id[made["id"]] = made
-    return sorted(by_id.values(), key=lambda made: (papers.index(made["paper"]), made["seed"]))  # else as they stand
+        of_run = [seed for seed in seeds if seed in of_run or seed not in held_seeds] if seeds else of_run
+        for seed, normal in itertools.product(of_run, normals):
+            content = job(paper, name, normal, protocol, seed, profile, given)
+            made[content["id"]] = content
+    return sorted(made.values(), key=lambda job: (papers.index(job["paper"]), job["seed"]))  # else as they stand
 
 
 def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile: str, settings: dict) -> dict:
     """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
-    content = {
-        "paper": paper,
-        "dataset": dataset,
-        "class": normal,
-        "protocol": protocol,
-        "seed": seed,
-        "profile": profile,
-        "settings": dict(settings),
-    }
+    values = (paper, dataset, normal, protocol, seed, profile, dict(settings))
+    content = dict(zip(("paper", "dataset", "class", "protocol", "seed", "profile", "settings"), values, strict=True))
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**content, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
@@ -211,11 +186,6 @@ def _choose(wanted: Iterable[str], choices: Collection[str], what: str) -> list[
     return list(dict.fromkeys(wanted))
 
 
-def _values(cells, name):
-    """What the cells have of one kind, each once, in their order."""
-    return list(dict.fromkeys(cell[name] for cell in cells))
-
-
 def _runs(table, profile):
     """The runs of a paper in a profile."""
     return [run for run in table.get("runs", []) if profile in run.get("profiles", ["quick", "paper"])]
@@ -227,26 +197,34 @@ def _absolute(name):
     return f"{kind}:{Path(path).expanduser().resolve()}"
 
 
-def _own_run(table, profile):
-    """A run for a user's images: with the settings of the first run on the dataset that they are most like."""
+def _own_settings(table, profile):
+    """The settings for a user's images: of the first run on the dataset that they are most like, and their own."""
     own = table.get("own", {})
     alike = [run.get("settings", {}) for run in _runs(table, profile) if own.get("like") in run["datasets"]]
-    return {"settings": {**(alike[0] if alike else {}), **own.get("settings", {})}}
+    return {**(alike[0] if alike else {}), **own.get("settings", {})}
+
+
+def _classes(dataset, wanted):
+    """The wanted classes, or all of them, by the names of `data`."""
+    from repro import data
+
+    names = data.class_names(dataset)
+    return names if wanted == "all" else [names[data.class_index(dataset, normal)] for normal in wanted]
 
 
 def _named_classes(datasets, classes):
     """dataset -> the wanted classes that it has; a class that none of them has is a ValueError."""
     from repro import data
 
-    named = {name: {} for name in datasets}
-    for wanted in classes:
+    named = {name: [] for name in datasets}
+    for wanted in dict.fromkeys(classes):
         errors = []
         for name in datasets:
             # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
             if name == "coil100" and any(wanted in data.class_names(other) for other in datasets if other != name):
                 continue
             try:
-                named[name][data.class_names(name)[data.class_index(name, wanted)]] = None
+                named[name] += [normal for normal in _classes(name, [wanted]) if normal not in named[name]]
             except ValueError as error:
                 errors.append(error)
         if len(errors) == len(datasets):
