@@ -17,6 +17,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from adlib.__main__ import Parser
 from repro import register
 from repro.register import CHECKOUT, describe
 
@@ -204,7 +205,7 @@ def prepare(args: argparse.Namespace) -> int:
     """prepare the images that the register's jobs ask for, in all their sizes"""
     from repro import data
 
-    return data.prepare(_of_profiles(args))
+    return 0 if data.prepare(_of_profiles(args)) else 1
 
 
 def _jobs(args, profile, **more):
@@ -336,13 +337,6 @@ COMMANDS = {
     "demo": (demo, PLACES),
     "data": (prepare, ["profile"]),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse, but for its errors: a ValueError of one sentence."""
-
-    def error(self, message):
-        raise ValueError(message.removeprefix("argument "))
 
 
 def build_parser() -> Parser:

@@ -41,14 +41,14 @@ def missing(jobs: list[dict]) -> list[dict]:
     from adlib import backbones  # these import torch, as `register.jobs` does
     from repro import data
 
-    # asked once for all jobs, and anew by the next call, for files come and go
-    images, weights, lacking = functools.cache(data.missing), functools.cache(backbones.missing), {}
+    # looked at once for all jobs, and anew by the next call, for files come and go
+    there, lacking = functools.cache(data.there), {}
     for job in jobs:
         given = job["settings"]
         # 32 where the register says nothing: what `data.one_class` takes, and the notebooks that have no image_size
-        answers = [images(job["dataset"], job["class"], given.get("image_size", 32))]
-        answers += [weights(given.get("backbone"), given["weights"])] if given.get("weights") else []
-        for what, how, is_downloaded in filter(None, answers):
+        images = data.missing(job["dataset"], job["class"], given.get("image_size", 32), there)
+        weights = backbones.missing(given.get("backbone"), given.get("weights"))
+        for what, how, is_downloaded in filter(None, (images, weights)):
             entry = {"what": what, "how": how, "is_downloaded": is_downloaded, "n_jobs": 0}
             lacking.setdefault(what, entry)["n_jobs"] += 1
     return list(lacking.values())
@@ -62,7 +62,8 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
     is left the mean. So it is too low where only other seeds have run, and train less. Failed rows do not count, nor
     those of stand-ins.
     """
-    wanted = [[*_kind(job), job["class"], job["id"], _as_in_rows(job["settings"])] for job in jobs]
+    as_in_rows = functools.partial(json.dumps, sort_keys=True, separators=(",", ":"))
+    wanted = [[*_kind(job), job["class"], job["id"], as_in_rows(job["settings"])] for job in jobs]
     pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "job", "settings"])
     pairs = pairs.merge(_runs(rows), on=KIND, suffixes=("", "_run"))
     pairs["is_alike"] = pairs["settings"] == pairs["settings_run"]
@@ -99,10 +100,6 @@ def _kind(entry):
     """The values of KIND, of a job or a row."""
     paper, dataset, protocol, _, _, profile, backbone = place(entry)
     return paper, dataset, protocol, profile, backbone
-
-
-def _as_in_rows(settings):
-    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = "make reproduce") -> str:

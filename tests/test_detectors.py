@@ -239,8 +239,8 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     judged = {path: score for path, score, _ in detectors.judge(detector, files)}
     detectors.calibrate(detector, np.sort(list(judged.values()))[:4], torch.rand(4, 8, 8), quantile=1)
     detectors.save(detector, tmp_path / "detector.pt")
-    words = ["score", str(tmp_path / "detector.pt"), str(photos), str(bad), "DEVICE=cpu"]
-    words.append(f"OVERLAYS={tmp_path / 'over'}")
+    words = ["score", str(tmp_path / "detector.pt"), str(photos), str(bad), "--device", "cpu"]
+    words += ["--overlays", str(tmp_path / "over")]
     assert main(words) == 1
     printed = capsys.readouterr()
     assert "bad.png cannot be read as an image" in printed.err and "Traceback" not in printed.err
@@ -253,7 +253,7 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
 
     del detector.about["threshold"]
     detectors.save(detector, tmp_path / "detector.pt")
-    assert main([*words[:2], str(photos / "1.png"), "DEVICE=cpu"]) == 0
+    assert main([*words[:2], str(photos / "1.png"), "--device", "cpu"]) == 0
     [line] = csv.DictReader(io.StringIO(capsys.readouterr().out))
     assert (line["threshold"], line["is_anomalous"]) == ("", "")
 

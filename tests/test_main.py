@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import toy
 
+from adlib import __main__ as apply
 from repro import __main__ as program
 from repro import data, register
 
@@ -119,6 +120,21 @@ def error_of(words, capsys, prefix="adlib: "):
 )
 def test_a_bad_word_is_one_sentence_and_exit_code_2(words, said, capsys):
     assert said in error_of(words.split(), capsys)
+
+
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        ("score", "the following arguments are required: DETECTOR, IMAGES"),
+        ("score /no/such.pt photos", "there is no detector /no/such.pt"),
+        ("score a.pt photos --overlay x", "unrecognized arguments: --overlay x"),
+        ("scores a.pt photos", "choose from"),
+    ],
+)
+def test_a_bad_word_to_adlib_is_one_sentence_too(words, said, capsys):
+    assert apply.main(words.split()) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.startswith("adlib: ") and error.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [None, *program.COMMANDS])
@@ -367,7 +383,7 @@ def test_plan_reproduce_and_verify_from_end_to_end(checkout):
 
 def test_data_prepares_all_sizes_of_the_jobs_of_the_register(monkeypatch):
     asked = []
-    monkeypatch.setattr(data, "prepare", lambda jobs: asked.append(jobs) or 0, raising=False)
+    monkeypatch.setattr(data, "prepare", lambda jobs: asked.append(jobs) or 1, raising=False)
     assert program.main(["data", "cifar100", "mvtec"]) == 0
     assert {(job["dataset"], job["settings"].get("image_size", 32)) for job in asked[0]} >= {
         ("cifar100", 32),
@@ -376,7 +392,8 @@ def test_data_prepares_all_sizes_of_the_jobs_of_the_register(monkeypatch):
         ("mvtec", 256),
     }
     assert {job["dataset"] for job in asked[0]} == {"cifar100", "mvtec"}
-    assert program.main(["data", "--profile", "quick"]) == 0
+    monkeypatch.setattr(data, "prepare", lambda jobs: asked.append(jobs) or 0, raising=False)
+    assert program.main(["data", "--profile", "quick"]) == 1, "nothing is to be had"
     assert {job["profile"] for job in asked[1]} == {"quick"} and len({job["dataset"] for job in asked[1]}) == 7
 
 
