@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     """Run one command; returns the exit code: 1 where an image could not be read, 2 for a wrong word or file."""
     parser = Parser(prog="python -m adlib", description="Apply a trained detector to image files.")
     text = "judge image files and folders: a CSV of file, score, threshold, is_anomalous"
-    command = parser.add_subparsers(metavar="COMMAND", required=True).add_parser("score", help=text, description=text)
+    command = parser.add_subparsers(metavar="COMMAND", required=True).add_parser("score", help=text, allow_abbrev=False)
     command.add_argument("detector", metavar="DETECTOR", help="a detector.pt, as a paper's notebook leaves it")
     command.add_argument("images", metavar="IMAGES", nargs="+", help="image files, and folders with all below")
     command.add_argument("--overlays", metavar="FOLDER", help="write pictures with their anomaly maps there")

@@ -78,6 +78,8 @@ def dataset_names(text: str) -> list[str]:
 
 def whole_numbers(text: str) -> list[int]:
     """'0,1' -> [0, 1]."""
+    if not all(name.isdecimal() for name in names(text)):
+        raise argparse.ArgumentTypeError(f"takes whole numbers, not {text!r}")
     return [int(name) for name in names(text)]
 
 

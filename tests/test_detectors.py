@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from adlib.__main__ import main
 from PIL import Image
 
 from adlib import backbones, cbigan, detectors
+from adlib.__main__ import main
 from repro import register
 
 

@@ -89,7 +89,7 @@ def error_of(words, capsys, prefix="adlib: "):
         ("run --datasets svhn", "choices: mnist"),
         ("run --datasets mnist --classes cat", "'cat'"),
         ("run --protocols 70-30", "choices: official, 80-20"),
-        ("run --seeds one", "--seeds: invalid whole_numbers value: 'one'"),
+        ("run --seeds one", "--seeds: takes whole numbers, not 'one'"),
         ("run --jobs 0", "--jobs is at least 1"),
         ("run --jobs many", "--jobs: invalid int value: 'many'"),
         ("run --device gpu", "choices: auto, cpu, cuda"),
@@ -189,7 +189,7 @@ def test_words_of_make_become_options_and_empty_ones_count_as_not_given():
 
 def test_errors_speak_of_words_of_make_to_those_who_use_them(monkeypatch, capsys):
     monkeypatch.setenv("ADLIB_MAKE_SEEDS", "one")
-    assert "adlib: SEEDS: invalid" in error_of(["make", "reproduce"], capsys)
+    assert "adlib: SEEDS: takes whole numbers" in error_of(["make", "reproduce"], capsys)
     assert "unknown word SEEDS=one; summary takes OUT" in error_of(["make", "summary"], capsys)
 
 
