@@ -1,52 +1,90 @@
 # `make help` lists the targets. Every one does the set-up it needs, once.
-PYTHON ?= python3
 PY := .venv/bin/python
 READY := .venv/.ready
 # libraries keep their bytecode: without it each kernel compiles torch again, seconds a job
 unexport PYTHONDONTWRITEBYTECODE
-# make's own words for a sweep, handed on to `python -m repro` as they are: make reproduce PAPERS=two_stage JOBS=2
-WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS CROSS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
-GIVEN = $(foreach word,$(WORDS),$(if $(value $(word)),$(word)='$(value $(word))'))
 
+# Words for `python -m repro`: make reproduce PAPERS=two_stage JOBS=2. Python finds them in its environment, as they were
+# typed, so that neither make nor the shell reads quotes, commas or dollars in them. What a user's own environment holds
+# under these names is no word.
+WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
+unexport $(WORDS)
+given = $(filter command,$(firstword $(origin $1)))
+$(foreach word,$(WORDS),$(if $(call given,$(word)),$(eval export ADLIB_MAKE_$(word) := $$(value $(word)))))
+
+TARGETS := help setup demo plan reproduce verify rehearse summary gallery report test faults lint lab clean
 .PHONY: help setup demo plan reproduce verify rehearse summary gallery report test faults lint lab clean
+.SILENT:
+
+# a misspelt word would otherwise start the whole register
+quote := '
+quoted = '$(subst $(quote),'\'',$1)'
+nearest = $(shell python3 -c 'import difflib, sys; _, word, *known = sys.argv; \
+	print(*difflib.get_close_matches(word.upper(), known, 1, 0))' $(call quoted,$1) $2 2>/dev/null)
+strange := $(firstword $(foreach name,$(.VARIABLES),$(if $(call given,$(name)),$(filter-out PYTHON $(WORDS),$(name)))))
+ifneq ($(strange),)
+near := $(call nearest,$(strange),$(WORDS))
+$(error unknown word $(strange)$(if $(near), (did you mean $(near)?)); make knows $(WORDS) and PYTHON)
+endif
+strange := $(firstword $(filter-out $(TARGETS) $(READY),$(MAKECMDGOALS)))
+ifneq ($(strange),)
+$(error unknown target $(strange); there are $(TARGETS))
+endif
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
-	@echo
-	@echo 'reproduce takes, all optional, several values separated by commas: $(WORDS)'
-	@echo 'for example: make reproduce PAPERS=two_stage DATASETS=mnist CLASSES=8,2 SEEDS=0 PROFILE=quick JOBS=2'
+	sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	echo
+	echo 'reproduce takes, all optional, several values separated by commas: $(WORDS)'
+	echo 'for example: make reproduce PAPERS=two_stage DATASETS=mnist CLASSES=8,2 SEEDS=0 PROFILE=quick JOBS=2'
 
-setup: $(READY)  ## a virtual environment in .venv with the pinned versions
+setup: $(READY)  ## a virtual environment in .venv with the pinned versions; PYTHON= names another Python
 
-# the pins are constraints: they bind only what is asked for, so one list serves CUDA, CPU and macOS
+# The newest Python that the pins are tried with, unless PYTHON= says otherwise. A new .venv goes again where it cannot
+# be filled. The pins are constraints: they bind only what is asked for, so one list serves CUDA, CPU and macOS.
+export PYTHON
 $(READY): pyproject.toml requirements.lock
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install --quiet --no-compile -c requirements.lock -e '.[lab,dev,cluster]'
-	@touch $@
+	set -e; \
+	fits() { "$$1" -c "import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, $$2))" 2>/dev/null; }; \
+	if [ ! -e .venv ]; then \
+		python=; \
+		if [ -n "$$PYTHON" ]; then fits "$$PYTHON" 99 && python=$$PYTHON; \
+		else for name in python3.13 python3.12 python3.11 python3; do \
+			if fits $$name 13; then python=$$name; break; fi; done; fi; \
+		[ -n "$$python" ] || { echo "adlib: setup needs Python 3.11, 3.12 or 3.13, and finds none$${PYTHON:+ in" \
+			"$$PYTHON}: install one, or name one by PYTHON=/path/to/python3" >&2; exit 2; }; \
+		trap 'rm -rf .venv' EXIT; trap 'exit 2' INT TERM; \
+		"$$python" -m venv .venv; \
+	fi; \
+	fits $(PY) 99 || { echo "adlib: .venv holds no Python from 3.11: remove it, then make setup" >&2; exit 2; }; \
+	$(PY) -m pip install --quiet --no-compile -c requirements.lock -e '.[lab,dev,cluster]'; \
+	trap - EXIT; \
+	touch $@
 
 demo: $(READY)  ## every notebook on embedded data, then the table; results in build/demo
-	@$(PY) -m repro demo $(GIVEN)
+	$(PY) -m repro make demo
 
 plan: $(READY)  ## what reproduce with the same words would run, for how long, and what it lacks; runs nothing
-	@$(PY) -m repro plan $(GIVEN)
+	$(PY) -m repro make plan
 
 reproduce: $(READY)  ## the sweep; alone it runs the whole register in profile paper
-	@$(PY) -m repro reproduce $(GIVEN)
+	$(PY) -m repro make reproduce
 
 verify: $(READY)  ## run jobs again that have rows, and set old beside new: make verify PAPERS=two_stage CLASSES=8
-	@$(PY) -m repro verify $(GIVEN)
+	$(PY) -m repro make verify
 
 rehearse: $(READY)  ## every job of the register, as small as can be, on stand-ins for all data
-	@$(PY) -m repro rehearse $(GIVEN)
+	$(PY) -m tests.rehearsal $${ADLIB_MAKE_PAPERS:+"--papers=$$ADLIB_MAKE_PAPERS"} \
+		$${ADLIB_MAKE_DATASETS:+"--datasets=$$ADLIB_MAKE_DATASETS"} $${ADLIB_MAKE_JOBS:+"--jobs=$$ADLIB_MAKE_JOBS"} \
+		$${ADLIB_MAKE_DEVICE:+"--device=$$ADLIB_MAKE_DEVICE"} $${ADLIB_MAKE_GPUS:+"--gpus=$$ADLIB_MAKE_GPUS"}
 
 summary: $(READY)  ## results/ beside the printed tables: results/summary.md and the README's table
-	@$(PY) -m repro summary $(GIVEN)
+	$(PY) -m repro make summary
 
 gallery: $(READY)  ## executed notebooks on real data, into results/gallery
-	@$(PY) -m repro gallery $(GIVEN)
+	$(PY) -m repro make gallery
 
-report: $(READY)  ## summary, gallery, classes and gaps as one HTML page, build/report.html
-	@$(PY) -m repro report $(GIVEN)
+report: $(READY)  ## summary, gallery, classes and gaps as HTML, in build/report
+	$(PY) -m repro make report
 
 test: $(READY)  ## unit tests, and every notebook by nbval
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2 -q
@@ -54,8 +92,9 @@ test: $(READY)  ## unit tests, and every notebook by nbval
 faults: $(READY)  ## kill kernels, workers and sweeps at random, fill the disk, damage the rows; a table of what came of it
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 0 -q -m 'slow or not slow' tests/test_faults.py
 
-lint: $(READY)  ## ruff, notebooks too; notebooks without output
+lint: $(READY)  ## ruff and its format, notebooks too; notebooks without output
 	$(PY) -m ruff check
+	$(PY) -m ruff format --check
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
 
 lab: $(READY)  ## JupyterLab with this environment's kernel

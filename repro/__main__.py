@@ -1,451 +1,359 @@
-"""What `make` calls, and a user too: python -m repro plan, reproduce, verify, rehearse, summary, ... (see USAGE)."""
+"""The command line: `python -m repro --help` lists the commands, `python -m repro COMMAND --help` what each takes.
 
+    python -m repro run --papers two_stage --datasets mnist --classes 8,2 --seeds 0 --profile quick --jobs 2
+
+`make` calls it too: `python -m repro make reproduce` finds make's words, PAPERS=two_stage, in the environment.
+"""
+
+import argparse
 import ast
+import difflib
 import os
 import re
+import shlex
 import shutil
 import sys
-import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
-
-USAGE = """\
-usage: python -m repro plan [KEY=VALUE ...]        what reproduce would run: jobs, hours, missing data; runs nothing
-       python -m repro reproduce [KEY=VALUE ...]   run the jobs of experiments.toml that have no rows yet
-       python -m repro verify KEY=VALUE ...        run jobs again that have rows, and set old beside new
-       python -m repro rehearse [KEY=VALUE ...]    every job, as small as can be, on stand-ins, into build/rehearsal
-       python -m repro summary [OUT=FOLDER]        set the rows beside what the papers print: FOLDER/summary.md
-       python -m repro gallery [PAPERS=...]        results/gallery: one executed notebook of each paper
-       python -m repro report [OUT=FILE]           all of it as one HTML page (build/report.html)
-       python -m repro demo                        every notebook on embedded data, into build/demo
-       python -m repro data NAME ...               prepare datasets: mnist, mvtec, folder:PATH, npz:PATH, ...
-       python -m repro score DETECTOR IMAGES ...   judge image files and folders: a CSV (OVERLAYS=FOLDER: pictures too)
-
-keys, all optional (verify wants at least one of the first three); several values are separated by commas:
-  PAPERS=two_stage,baselines   DATASETS=mnist,folder:PATH   CLASSES=8,plane   SEEDS=0,1   PROTOCOLS=official
-  CROSS=1                      every method on every dataset: two classes of each, its first protocol, seed 0
-  PROFILE=demo|quick|paper     (paper; verify: whatever has rows)             BACKBONES=resnet18
-  SET="n_train=500,lr=0.1"     other settings of the notebooks
-  JOBS=2                       jobs at once (two, or two for each GPU)
-  DEVICE=auto|cpu|cuda|cuda:1  (auto)
-  GPUS=0,1                     spread the jobs over these GPUs, each sees one (all there are)
-  SCHEDULER=tcp://host:port    run them on the workers of a Dask cluster
-  RESOURCES=GPU=1              what a job takes of a worker there
-  OUT=FOLDER                   (results; build/trial for what experiments.toml does not hold, and for PROFILE=demo)
-  FORCE=1                      run also what has its rows already"""
-
-CHOICE = ["PAPERS", "DATASETS", "CLASSES", "SEEDS", "PROTOCOLS", "BACKBONES", "CROSS", "PROFILE"]  # which jobs
-PLACES = ["JOBS", "DEVICE", "GPUS"]  # where they run
-KEYS = {
-    "plan": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
-    "reproduce": [*CHOICE, "SET", *PLACES, "SCHEDULER", "RESOURCES", "OUT", "FORCE"],
-    "verify": [*CHOICE, *PLACES],
-    "rehearse": ["PAPERS", "DATASETS", *PLACES],
-    "summary": ["OUT"],
-    "report": ["OUT"],
-    "gallery": ["PAPERS", *PLACES],
-    "demo": PLACES,
-}
+from adlib.__main__ import Parser
+from repro import register
+from repro.register import CHECKOUT, describe
 
 
-def main(words):
+RESULTS, BUILD = CHECKOUT / "results", CHECKOUT / "build"
+FROM_MAKE = "ADLIB_MAKE_"  # under these names the Makefile exports what stands on its command line
+
+
+def main(argv: list[str]) -> int:
     """Run one command; returns the exit code: 1 where a job failed, 2 for a wrong word, 130 after Ctrl-C."""
-    if not words or words[0] in ("-h", "--help", "help") or "--help" in words:
-        print(USAGE)
-        return 0 if words else 2
-    command, words = words[0], words[1:]
+    is_make, again = argv[:1] == ["make"], f"python -m repro run {shlex.join(argv[1:])}".strip()
     try:
-        if command == "data":
-            return prepare(words)
-        if command == "score":
-            return score(words)
-        if command not in KEYS:
-            known = ", ".join([*KEYS, "data", "score"])
-            raise ValueError(f"unknown command {command!r}; commands: {known} (see --help)")
-        return globals()[command](given(words, KEYS[command]))
-    except (ValueError, OSError) as error:  # among these: no such file, no room on the disk, no right to write
-        print(f"adlib: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"adlib: {error}", file=sys.stderr)
-        return 1
+        if is_make:
+            argv, again = from_make(argv[1], os.environ)
+        args, strange = build_parser().parse_known_args(argv or ["--help"])
+        if strange:
+            known = [f"--{name}" for name in COMMANDS[args.command][1]]
+            near = difflib.get_close_matches(f"--{strange[0].strip('-').partition('=')[0].lower()}", known, 1)
+            hint = f" (did you mean {near[0]} ?)" if near else ""
+            raise ValueError(f"unknown word {strange[0]}{hint}; {args.command} takes {', '.join(known)}")
+        args.again = again
+        return args.function(args)
+    except (
+        ValueError,
+        OSError,
+        RuntimeError,
+    ) as error:  # OSError: no such file, no room on the disk, no right to write
+        said = re.sub(r"(?<!\S)--([a-z]+)", lambda match: match[1].upper(), str(error)) if is_make else error
+        print(f"adlib: {said}", file=sys.stderr)
+        return 1 if isinstance(error, RuntimeError) else 2
     except KeyboardInterrupt:
         print("\nstopped; what was finished is kept, and the same command goes on from there", file=sys.stderr)
         return 130
 
 
-def given(words, keys):
-    """KEY=VALUE words as a dict; an empty value counts as not given, as make hands it on."""
-    found = {}
-    for word in words:
-        key, equals, value = word.partition("=")
-        if not equals or key not in keys:
-            raise ValueError(f"unknown word {word!r}; choose from {', '.join(f'{key}=' for key in keys)}")
-        if value.strip():
-            found[key] = value.strip()
-    return found
+def from_make(target: str, environment: Mapping[str, str]) -> tuple[list[str], str]:
+    """(the command and options that a target of the Makefile and its words stand for, the make command that runs it).
+
+    An empty value counts as not given, as make hands it on.
+    """
+    given = {name.removeprefix(FROM_MAKE): text for name, text in environment.items() if name.startswith(FROM_MAKE)}
+    words = {name: text.strip() for name, text in sorted(given.items()) if text.strip()}
+    options = [f"--{name.lower()}={text}" for name, text in words.items()]
+    again = shlex.join(["make", "reproduce", *(f"{name}={text}" for name, text in words.items())])
+    return ["run" if target == "reproduce" else target, *options], again
 
 
-def names(words, key):
-    """The values of a key, separated by commas, or None."""
-    return [value.strip() for value in words[key].split(",") if value.strip()] if key in words else None
+def names(text: str) -> list[str]:
+    """'a,b' -> ["a", "b"]."""
+    return [name.strip() for name in text.split(",") if name.strip()] or [text]
 
 
-def is_set(words, key):
-    """Whether a key that is 1 or 0 is given as 1."""
-    if words.get(key, "0") not in ("0", "1"):
-        raise ValueError(f"{key} is 1 or 0, not {words[key]!r}")
-    return words.get(key) == "1"
+def dataset_names(text: str) -> list[str]:
+    """'mnist,folder:/x/a,b' -> ["mnist", "folder:/x/a,b"]: see the help of --datasets."""
+    parts = re.split(r",(?=folder:|npz:)", text)
+    return [name for part in parts for name in ([part] if re.match("folder:|npz:", part) else names(part))]
 
 
-def number(text, key):
-    """A whole number from 0."""
-    if not text.isdecimal():
-        raise ValueError(f"{key} takes whole numbers, not {text!r}")
-    return int(text)
+def whole_numbers(text: str) -> list[int]:
+    """'0,1' -> [0, 1]."""
+    if not all(name.isdecimal() for name in names(text)):
+        raise argparse.ArgumentTypeError(f"takes whole numbers, not {text!r}")
+    return [int(name) for name in names(text)]
 
 
-def settings(text):
-    """'a=1,b=x' -> {"a": 1, "b": "x"}: Python literals, true and false, and else text."""
-    found = {}
-    for part in re.split(r",(?=\s*\w+\s*=)", text or ""):
-        if not part.strip():
-            continue
+def settings(text: str) -> list[tuple[str, object]]:
+    """'a=1,b=x' -> [("a", 1), ("b", "x")]: Python literals, true and false, and else text."""
+    found = []
+    for part in re.split(r",(?=\s*\w+\s*=)", text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
-            raise ValueError(f"SET takes name=value, separated by commas, not {part!r}")
+            raise argparse.ArgumentTypeError(f"takes name=value, separated by commas, not {part!r}")
         try:
-            found[name] = {"true": True, "false": False}[value.lower()]
-        except KeyError:
-            try:
-                found[name] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                found[name] = value
+            found.append((name, ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))))
+        except (ValueError, SyntaxError):
+            found.append((name, value))
     return found
 
 
-def device(words):
-    """The device asked for; the notebook finds out whether it is there."""
-    name = words.get("DEVICE", "auto")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", name):
-        raise ValueError(f"unknown DEVICE {name!r}; choices: auto, cpu, cuda, cuda:N, mps")
-    return name
-
-
-def places(words):
-    """What JOBS, DEVICE and GPUS mean for `sweep.reproduce`, as keyword arguments."""
-    from repro import worker
-
-    n_jobs = number(words["JOBS"], "JOBS") if "JOBS" in words else None
-    if n_jobs == 0:
-        raise ValueError("JOBS is at least 1")
-    chosen, wanted = device(words), names(words, "GPUS")
-    if wanted is not None and chosen not in ("auto", "cuda"):
-        raise ValueError(f"GPUS spreads jobs over GPUs, DEVICE={chosen} is one device: give one of the two")
-    gpus = worker.gpus() if chosen in ("auto", "cuda") else []
-    strangers = [name for name in wanted or [] if name.isdecimal() and name not in gpus]
-    if strangers:
-        raise ValueError(f"there is no GPU {strangers[0]}; there are: {', '.join(gpus) or 'none'}")
-    return {"n_jobs": n_jobs, "device": chosen, "gpus": gpus if wanted is None else wanted}
-
-
-def resources(words):
-    """RESOURCES=GPU=1,MEM=2 -> {"GPU": 1.0, "MEM": 2.0}."""
-    if "RESOURCES" in words and "SCHEDULER" not in words:
-        raise ValueError("RESOURCES are those of a cluster's workers: give SCHEDULER too")
-    found = {}
-    for word in names(words, "RESOURCES") or []:
-        if not re.fullmatch(r"\w+=\d+(\.\d+)?", word):
-            raise ValueError(f"RESOURCES takes NAME=AMOUNT, separated by commas, not {word!r}")
-        name, _, amount = word.partition("=")
-        found[name] = float(amount)
-    return found
-
-
-# ---- the commands --------------------------------------------------------------------------------------------------
-
-
-def plan(words):
-    """What `reproduce` with the same words would run."""
+def plan(args: argparse.Namespace) -> int:
+    """what run with the same words would run: jobs, hours, missing data; runs nothing"""
     from repro import plan as plans
 
-    _, jobs, out = chosen(words)
-    places(words)  # says what is wrong with them
-    given = " ".join(f"{key}={value}" for key, value in words.items())
-    print(plans.text(jobs, out, force=is_set(words, "FORCE"), words=given))
+    jobs, out, _ = _chosen(args)
+    print(plans.text(jobs, out, force=args.force == "1", command=args.again))
     return 0
 
 
-def reproduce(words):
-    """The sweep."""
-    from repro import plan as plans
+def run(args: argparse.Namespace) -> int:
+    """run the jobs of experiments.toml that have no rows yet"""
+    from repro import cluster, sweep
+
+    jobs, out, options = _chosen(args)
+    options["force"] = args.force == "1"
+    if not args.scheduler:
+        return _close(sweep.reproduce(jobs, out, **options), out)
+    options |= {"gpus": (), "waits": True, "n_jobs": args.jobs or len(jobs)}
+    with cluster.connect(args.scheduler, jobs, dict(args.resources or [])) as (n_now, new_slot):
+        print(f"{args.scheduler}: workers for {n_now} jobs at once now; those that join later get theirs too")
+        return _close(sweep.reproduce(jobs, out, new_slot=new_slot, **options), out)
+
+
+def verify(args: argparse.Namespace) -> int:
+    """run jobs again that have rows, and set old beside new; wants papers, datasets or classes"""
     from repro import sweep
-    from repro.register import CHECKOUT
-
-    book, jobs, out = chosen(words)
-    drawn = plans.stand_ins(jobs) if out == CHECKOUT / "results" and "SCHEDULER" not in words else []
-    if drawn:
-        raise ValueError(
-            f"results/ holds no rows of stand-ins, and {drawn[0]} is one here: name another OUT=, or have "
-            "ADLIB_DATA name the real data"
-        )
-    how = {**places(words), "force": is_set(words, "FORCE")}
-    if "SCHEDULER" not in words:
-        return close(sweep.reproduce(jobs, out, **how), out)
-    from repro import cluster
-
-    if how.pop("gpus") and "GPUS" in words:
-        raise ValueError("GPUS are those of this machine: with SCHEDULER, workers have their own")
-    with cluster.connect(words["SCHEDULER"], jobs, resources(words)) as (n_now, new_slot):
-        print(f"{words['SCHEDULER']}: workers for {n_now} jobs at once now; those that join later get theirs too")
-        how["n_jobs"] = how["n_jobs"] or len(jobs)
-        return close(sweep.reproduce(jobs, out, new_slot=new_slot, waits=True, **how), out)
-
-
-def chosen(words):
-    """(register, jobs, folder for their rows), as the words of plan and reproduce choose them."""
-    from repro import register
-
-    is_set(words, "FORCE")
-    resources(words)
-    book = register.load()
-    jobs = register.jobs(
-        book, profile=words.get("PROFILE", "paper"), settings=settings(words.get("SET")), **choice(words)
-    )
-    return book, jobs, choose_out(words.get("OUT"), jobs, register.all_ids(book))
-
-
-def choice(words):
-    """What the words of CHOICE but PROFILE choose, as keyword arguments of `register.jobs`."""
-    seeds = [number(seed, "SEEDS") for seed in names(words, "SEEDS")] if "SEEDS" in words else None
-    lists = {key.lower(): names(words, key) for key in CHOICE if key not in ("SEEDS", "CROSS", "PROFILE")}
-    return {**lists, "seeds": seeds, "cross": is_set(words, "CROSS")}
-
-
-def verify(words):
-    """Jobs again, old rows beside new ones."""
-    from repro import register, sweep
     from repro import verify as verification
 
-    if not {"PAPERS", "DATASETS", "CLASSES"} & set(words):
-        raise ValueError("verify runs jobs again, hours of them: say which by PAPERS, DATASETS or CLASSES")
-    book, results, out = register.load(), register.CHECKOUT / "results", register.CHECKOUT / "build" / "verify"
-    again, said = [], None  # jobs that have rows
-    for profile in [words["PROFILE"]] if "PROFILE" in words else ["quick", "paper"]:
-        try:
-            again += verification.committed(register.jobs(book, profile=profile, **choice(words)), results)
-        except ValueError as error:  # one of the profiles may lack what the other has
-            said = error
-    if not again:
-        raise said or ValueError("none of these jobs has rows in results/ that the register's settings gave")
-    how = places(words)
+    if not (args.papers or args.datasets or args.classes):
+        raise ValueError("verify runs jobs again, hours of them: say which by --papers, --datasets or --classes")
+    out, places = BUILD / "verify", _places(args)
+    jobs = verification.committed(_of_profiles(args), RESULTS)
+    if not jobs:
+        raise ValueError("none of these jobs has rows in results/ that the register's settings gave")
     shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one
-    close(sweep.reproduce(again, out, **how), out)
-    records = verification.compare(again, results, out)
+    _close(sweep.reproduce(jobs, out, **places), out)
+    records = verification.compare(jobs, RESULTS, out)
     print(verification.table(records))
     return 1 if any(record["verdict"] in ("outside", "missing") for record in records) else 0
 
 
-def rehearse(words):
-    """Every job of the register, small, on stand-ins."""
-    from repro import register, rehearsal
-
-    jobs, n = rehearsal.jobs(register.load(), names(words, "PAPERS"), names(words, "DATASETS"))
-    print(f"{n} jobs of the register (seed 0, profiles quick and paper), {len(jobs)} of them different when cut down")
-    folder = register.CHECKOUT / "build" / "rehearsal"
-    return close(rehearsal.rehearse(jobs, folder, **places(words)), folder)
-
-
-def choose_out(wanted, jobs, ids):
-    """The folder for rows: results/ holds jobs of the register only, and no demo."""
-    from repro.register import CHECKOUT, describe
-
-    trials = [job for job in jobs if job["id"] not in ids or job["profile"] == "demo"]
-    if wanted is None and trials:
-        print(f"a trial, written under build/trial: {describe(trials[0])} is not for results/")
-        return CHECKOUT / "build" / "trial"
-    out = CHECKOUT / "results" if wanted is None else Path(wanted).expanduser().resolve()
-    if trials and out == CHECKOUT / "results":
-        raise ValueError(
-            f"results/ holds only what experiments.toml holds, and no demo; {describe(trials[0])} is "
-            "something else: leave OUT= away, or name another folder"
-        )
-    return out
-
-
-def close(report, out):
-    """The last lines of a sweep; its exit code."""
-    from repro.register import describe
-
-    if report["ok"] or report["failed"]:
-        print(
-            f"{len(report['ok'])} jobs done, {len(report['failed'])} failed in {report['seconds']:.0f} s, "
-            f"{100 * report['outside']:.0f} % of it outside the notebooks' cells"
-        )
-        print(f"rows: {shown(out)}/*.csv   notebooks: {shown(out)}/notebooks/")
-    for job in report["failed"]:
-        print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
-    return 1 if report["failed"] else 0
-
-
-def summary(words):
-    """Run summary.ipynb, which writes summary.md, and print its first tables."""
-    from repro.register import CHECKOUT
-
-    out = Path(words.get("OUT", CHECKOUT / "results")).expanduser().resolve()
+def summary(args: argparse.Namespace) -> int:
+    """set the rows beside what the papers print: summary.md, and for results/ the README's tables"""
+    out = Path(args.out or RESULTS).expanduser().resolve()
     if not out.is_dir():
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
-    run_summary(out)
-    if out == CHECKOUT / "results":
+    _run_summary(out)
+    if out == RESULTS:
         from repro import pages, results
 
         pages.write_readme(CHECKOUT / "README.md", pages.readme_tables())
         results.write_whole(out / "gaps.md", pages.gaps().encode())
         records = results.compare()
         results.write_whole(out / "classes.md", pages.classes(records, results.ours_alone(records)).encode())
-    print(first_tables((out / "summary.md").read_text(encoding="utf-8")))
-    print(f"\nall of it: {shown(out / 'summary.md')}, with pictures: {shown(out / 'notebooks' / 'summary.ipynb')}")
+    sections = (out / "summary.md").read_text(encoding="utf-8").split("\n## ")
+    first = next((section for section in sections if "\n|" in section), sections[0]).splitlines()
+    print("\n".join([first[0], *(line.lstrip("# ") for line in first[1:] if line.startswith(("|", "#")))]))
+    print(f"\nall of it: {_shown(out / 'summary.md')}, with pictures: {_shown(out / 'notebooks' / 'summary.ipynb')}")
     return 0
 
 
-def run_summary(out):
-    """Execute summary.ipynb for the rows under `out`, into out/notebooks/summary.ipynb."""
-    from repro import results, worker
-    from repro.register import CHECKOUT
-
-    notebook = CHECKOUT / "notebooks" / "summary.ipynb"
-    parameters = {"results_dir": str(out), "out_dir": str(out)}
-    worker.check_parameters(parameters, notebook)
-    worker.set_environment(worker.environment(worker.cores()))
-    with tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True) as folder:
-        executed = Path(folder, "summary.ipynb")
-        try:
-            worker.execute(notebook, executed, parameters)
-        except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
-            kept = out / "notebooks" / "summary.failed.ipynb"
-            if executed.is_file():
-                results.write_whole(kept, executed.read_bytes())
-            raise RuntimeError(f"summary.ipynb failed: {worker.last_line(error)} (see {shown(kept)})") from None
-        results.write_whole(out / "notebooks" / "summary.ipynb", executed.read_bytes())
-    (out / "notebooks" / "summary.failed.ipynb").unlink(missing_ok=True)
-
-
-def demo(words):
-    """Every paper's notebook on embedded data, the comparison, and where the pictures are."""
+def gallery(args: argparse.Namespace) -> int:
+    """one executed notebook of each paper, and the summary, in results/gallery"""
     from repro import gallery as rooms
-    from repro import register, sweep
+    from repro import sweep
 
-    started = time.monotonic()
-    out = register.CHECKOUT / "build" / "demo"
-    jobs = register.jobs(register.load(), profile="demo")
-    report = sweep.reproduce(jobs, out, force=True, **places(words))
-    code = close(report, out)
-    summary({"OUT": str(out)})
+    book = register.load()
+    jobs = [rooms.choose(book, paper) for paper in args.papers or [name for name in book if "gallery" in book[name]]]
+    missing = [job for job in jobs if not rooms.is_there(job)]
+    if missing and _close(sweep.reproduce(missing, RESULTS, force=True, **_places(args)), RESULTS):
+        return 1
+    _run_summary(RESULTS)
+    for job in jobs:
+        print(_shown(rooms.hang(job, book[job["paper"]]["gallery"].get("licence", ""))))
+    print(_shown(rooms.hang_summary()))
+    return 0
+
+
+def report(args: argparse.Namespace) -> int:
+    """summary and gallery as HTML (build/report)"""
+    from repro import report as pages
+
+    path = pages.write(Path(args.out or BUILD / "report.html").expanduser())
+    print(f"{_shown(path)}, {path.stat().st_size / 1e6:.1f} MB: open it in any browser")
+    return 0
+
+
+def demo(args: argparse.Namespace) -> int:
+    """every notebook on embedded data, into build/demo, and the summary of it"""
+    from repro import gallery as rooms
+    from repro import rows, sweep
+
+    started, out = time.monotonic(), BUILD / "demo"
+    done = sweep.reproduce(register.jobs(register.load(), profile="demo"), out, force=True, **_places(args))
+    code = _close(done, out)
+    summary(argparse.Namespace(out=out))
+    notebooks = [(job["paper"], sweep.notebook_path(out, job)) for job in done["ok"]]
+    notebooks.append(("summary", out / "notebooks" / "summary.ipynb"))
+    pictures = [(name, picture) for name, path in notebooks for picture in rooms.pictures(path)]
     shutil.rmtree(out / "pictures", ignore_errors=True)
-    counts = {}
-    notebooks = [(job["paper"], sweep.notebook_path(out, job)) for job in report["ok"]]
-    for name, path in [*notebooks, ("summary", out / "notebooks" / "summary.ipynb")]:
-        for picture in rooms.pictures(path):
-            counts[name] = counts.get(name, 0) + 1
-            sweep.results.write_whole(out / "pictures" / f"{name}-{counts[name]:02d}.png", picture, durable=False)
-    print(f"pictures: {shown(out / 'pictures')} ({sum(counts.values())})")
-    print(f"demo: {time.monotonic() - started:.0f} s")
+    for number, (name, picture) in enumerate(pictures, 1):
+        rows.write_whole(out / "pictures" / f"{number:02d}-{name}.png", picture, durable=False)
+    print(f"pictures: {_shown(out / 'pictures')} ({len(pictures)})\ndemo: {time.monotonic() - started:.0f} s")
     return code
 
 
-def gallery(words):
-    """One executed notebook of each paper, and the summary, cleaned, under results/gallery."""
-    from repro import gallery as rooms
-    from repro import register, sweep
-
-    book = register.load()
-    chosen = names(words, "PAPERS") or [paper for paper in book if "gallery" in book[paper]]
-    jobs = {paper: rooms.choose(book, paper) for paper in chosen}
-    missing = [job for job in jobs.values() if not rooms.is_there(job)]
-    if missing:
-        report = sweep.reproduce(missing, rooms.RESULTS, force=True, **places(words))
-        if close(report, rooms.RESULTS):
-            return 1
-    run_summary(rooms.RESULTS)
-    for job in jobs.values():
-        print(shown(rooms.hang(job, book[job["paper"]]["gallery"].get("licence", ""))))
-    print(shown(rooms.hang_summary()))
-    return 0
-
-
-def report(words):
-    """The summary, the gallery and the pages beside them as one HTML file."""
-    from repro import report as pages
-    from repro.register import CHECKOUT
-
-    path = pages.write(Path(words.get("OUT", CHECKOUT / "build" / "report.html")).expanduser())
-    print(f"{shown(path)}, {path.stat().st_size / 1e6:.1f} MB: open it in any browser")
-    return 0
-
-
-def prepare(words):
-    """Read, resize and cache datasets, before jobs do it."""
+def prepare(args: argparse.Namespace) -> int:
+    """prepare the images that the register's jobs ask for, in all their sizes"""
     from repro import data
 
-    if not words:
-        raise ValueError("data takes names of datasets: mnist, cifar10, folder:PATH, npz:PATH, ...")
-    for name in words:
-        for split in ("train", "test"):
-            images = data.load(name, split, size=32)
-            print(f"{name} {split}: {len(images.labels)} images, {tuple(images.images.shape[1:])}, {images.source}")
-    return 0
+    return 0 if data.prepare(_of_profiles(args)) else 1
 
 
-def score(words):
-    """A saved detector on image files: a CSV of scores, and pictures with their anomaly maps where asked for."""
-    import csv
+def _jobs(args, profile, **more):
+    """The jobs that a command's words choose, in one profile."""
+    choice = {name: words or None for name, words in vars(args).items() if name in CHOICE and name != "profile"}
+    return register.jobs(register.load(), profile=profile, **choice, **more)
 
-    options = given([word for word in words if re.match("(OVERLAYS|DEVICE)=", word)], ["OVERLAYS", "DEVICE"])
-    words = [word for word in words if not re.match("(OVERLAYS|DEVICE)=", word)]
-    if len(words) < 2:
-        raise ValueError("score takes a detector and image files or folders: python -m repro score detector.pt photos/")
-    from adlib import detectors
 
-    detector = detectors.load(words[0], device(options))
-    files, failed = detectors.find(words[1:]), []
-    lines = csv.writer(sys.stdout, lineterminator="\n")
-    lines.writerow(["file", "score", "threshold", "is_anomalous"])
-    threshold = detector.about.get("threshold")
-    for number, (path, value, anomaly_map) in enumerate(detectors.judge(detector, files, failed=failed)):
-        judged = detectors.is_anomalous(detector, value)
-        lines.writerow(
-            [
-                path,
-                f"{value:.6g}",
-                "" if threshold is None else f"{threshold:.6g}",
-                "" if judged is None else int(judged),
-            ]
+def _of_profiles(args):
+    """The jobs of the profile that is asked for, else of quick and paper, of which one may lack them."""
+    jobs = []
+    for profile in [args.profile] if args.profile else ["quick", "paper"]:
+        try:
+            jobs += _jobs(args, profile)
+        except ValueError:
+            if profile == (args.profile or "paper") and not jobs:
+                raise
+    return jobs
+
+
+def _chosen(args):
+    """(jobs, folder for their rows, `_places`) as the words of plan and run choose them; all words are checked."""
+    from repro import worker
+
+    if args.resources and not args.scheduler:
+        raise ValueError("--resources are those of a cluster's workers: give --scheduler too")
+    if args.scheduler and args.gpus:
+        raise ValueError("--gpus are those of this machine: with --scheduler, workers have their own")
+    if not all(isinstance(amount, (int, float)) for _, amount in args.resources or []):
+        raise ValueError("--resources takes NAME=AMOUNT, separated by commas")
+    places, jobs = _places(args), _jobs(args, args.profile or "paper", settings=dict(args.set or []))
+    for job in jobs:
+        worker.job_parameters(job, args.device, None, CHECKOUT / "notebooks" / f"{job['paper']}.ipynb")
+    return jobs, choose_out(args.out, jobs, register.all_ids(register.load())), places
+
+
+def _places(args):
+    """What --jobs, --device and --gpus mean for `sweep.reproduce`, as keyword arguments."""
+    from repro import worker
+
+    if args.jobs is not None and args.jobs < 1:
+        raise ValueError("--jobs is at least 1")
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):  # the notebook finds out whether it is there
+        raise ValueError(f"unknown --device {args.device!r}; choices: auto, cpu, cuda, cuda:N, mps")
+    if args.gpus and args.device not in ("auto", "cuda"):
+        raise ValueError(f"--gpus spreads jobs over GPUs, --device={args.device} is one device: give one of the two")
+    gpus = worker.gpus() if args.device in ("auto", "cuda") else []
+    strangers = [name for name in args.gpus or [] if name.isdecimal() and name not in gpus]
+    if strangers:
+        raise ValueError(f"there is no GPU {strangers[0]}; there are: {', '.join(gpus) or 'none'}")
+    return {"n_jobs": args.jobs, "device": args.device, "gpus": args.gpus or gpus}
+
+
+def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
+    """The folder for rows: results/ holds jobs of the register only, and no demo."""
+    trial = next((describe(job) for job in jobs if job["id"] not in ids or job["profile"] == "demo"), None)
+    if wanted is None and trial:
+        print(f"a trial, written under build/trial: {trial} is not for results/")
+        return BUILD / "trial"
+    out = RESULTS if wanted is None else Path(wanted).expanduser().resolve()
+    if trial and out == RESULTS:
+        raise ValueError(
+            f"results/ holds only what experiments.toml holds, and no demo; {trial} is something else: leave --out "
+            "away, or name another folder"
         )
-        if "OVERLAYS" in options:  # numbered: two folders may hold files of one name
-            target = Path(options["OVERLAYS"], f"{number:05d}-{path.stem}.png")
-            detectors.write_overlay(detector, path, anomaly_map, target)
-    for sentence in failed:
-        print(f"adlib: {sentence}", file=sys.stderr)
-    return 1 if failed else 0
+    return out
 
 
-# ---- what they print -----------------------------------------------------------------------------------------------
+def _close(done, out):
+    """The last lines of a sweep; its exit code."""
+    if done["ok"] or done["failed"]:
+        print(
+            f"{len(done['ok'])} jobs done, {len(done['failed'])} failed in {done['seconds']:.0f} s, "
+            f"{100 * done['outside']:.0f} % of it outside the notebooks' cells\n"
+            f"rows: {_shown(out)}/*.csv   notebooks: {_shown(out)}/notebooks/"
+        )
+    for job in done["failed"]:
+        print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
+    return 1 if done["failed"] else 0
 
 
-def first_tables(markdown):
-    """The tables of the first section that has any, each below its heading; all of the text where there is none."""
-    for section in re.split(r"(?m)^## ", markdown):
-        kept = [line.lstrip("# ") for line in section.splitlines()[1:] if line.startswith(("|", "#"))]
-        if any(line.startswith("|") for line in kept):
-            return "\n".join([section.splitlines()[0], *kept])
-    return markdown.strip()
+def _run_summary(out):
+    """Execute summary.ipynb for the rows under `out`, into out/notebooks."""
+    from repro import worker
+
+    begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has come to its end
+    begun.parent.mkdir(parents=True, exist_ok=True)
+    worker.set_environment(worker.environment(worker.cores()))
+    try:
+        worker.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out), "out_dir": str(out)})
+    except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
+        raise RuntimeError(f"summary.ipynb failed: {worker.last_line(error)} (see {_shown(begun)})") from None
+    begun.replace(begun.with_name("summary.ipynb"))
 
 
-def shown(path):
+def _shown(path):
     """A path as short as it can be written from here."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
+
+
+SEVERAL = {"action": "extend", "metavar": "A,B"}
+OWN = "own images as folder:PATH, npz:PATH: a comma behind that is part of the path, unless folder: or npz: follows"
+OPTIONS = {
+    "papers": dict(type=names, **SEVERAL, help="papers of experiments.toml"),
+    "datasets": dict(type=dataset_names, **SEVERAL, help=f"mnist,cifar10; {OWN}"),
+    "classes": dict(type=names, **SEVERAL, help="normal classes: 8,plane,bottle"),
+    "seeds": dict(type=whole_numbers, **SEVERAL, help="0,1,2"),
+    "protocols": dict(type=names, **SEVERAL, help="official,80-20,superclass"),
+    "backbones": dict(type=names, **SEVERAL, help="resnet18,wide_resnet50_2"),
+    "profile": dict(help="demo, quick or paper (paper; verify and data: quick and paper)"),
+    "jobs": dict(type=int, help="jobs at once (two, or two for each GPU)"),
+    "device": dict(default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)"),
+    "gpus": dict(type=names, **SEVERAL, help="spread jobs over these GPUs, each sees one (all there are)"),
+    "set": dict(type=settings, **SEVERAL, help="other settings of the notebooks: n_train=500,lr=0.1"),
+    "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
+    "resources": dict(type=settings, **SEVERAL, help="what a job takes of a worker there: GPU=1"),
+    "out": dict(help="where to (results; build/trial for demo and for what experiments.toml does not hold)"),
+    "force": dict(nargs="?", const="1", default="0", choices=["0", "1"], help="run also what has its rows already"),
+}
+CHOICE, PLACES = list(OPTIONS)[:7], list(OPTIONS)[7:10]
+COMMANDS = {
+    "plan": (plan, list(OPTIONS)),
+    "run": (run, list(OPTIONS)),
+    "verify": (verify, CHOICE + PLACES),
+    "summary": (summary, ["out"]),
+    "gallery": (gallery, ["papers", *PLACES]),
+    "report": (report, ["out"]),
+    "demo": (demo, PLACES),
+    "data": (prepare, ["profile"]),
+}
+
+
+def build_parser() -> Parser:
+    """The parser of all commands, from COMMANDS and OPTIONS."""
+    parser = Parser(prog="python -m repro", description="Reproduce the papers; several values go with commas between.")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (function, options) in COMMANDS.items():
+        text = function.__doc__
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(function=function)
+        for option in options:
+            command.add_argument(f"--{option}", **OPTIONS[option])
+        if name == "data":
+            command.add_argument("datasets", nargs="*", metavar="DATASET", help="mnist folder:PATH ... (all)")
+    return parser
 
 
 if __name__ == "__main__":

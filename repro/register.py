@@ -9,9 +9,12 @@ so that other settings make another job. What the register does not hold (other 
 own images) is a trial: it may run, but not into results/.
 """
 
+import collections
 import hashlib
+import itertools
 import json
 import tomllib
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 
@@ -20,23 +23,15 @@ PROFILES = ["demo", "quick", "paper"]
 PROTOCOLS = ["official", "80-20", "superclass"]
 
 _PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
-# The cross matrix, every method on every dataset: each dataset's first protocol, and two classes of it, for time
-# (of CIFAR-100, COIL-100 and MVTec AD such as the copies at hand hold). A run with `cross = true` is over these.
-CROSS = {
-    "mnist": ("official", ["8", "2"]),
-    "fashion_mnist": ("official", ["sandal", "shirt"]),
-    "cifar10": ("official", ["plane", "car"]),
-    "cifar100": ("superclass", ["cup", "apple"]),
-    "coil100": ("80-20", ["obj7", "obj28"]),
-    "mvtec": ("official", ["bottle", "pill"]),
-}
-_RUN_KEYS = ["datasets", "protocols", "classes", "cross", "seeds", "profiles", "settings"]
+_RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
 _OWN_KEYS = ["like", "settings"]
 _OWN_IMAGES = ("folder:", "npz:")
+# classes and seeds of a paper on a dataset, split by a protocol
+Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds settings")
 
 
-def load(path=None):
+def load(path: str | Path | None = None) -> dict:
     """The register as a dict, paper -> table; `path` None: experiments.toml of the checkout.
 
     Raises FileNotFoundError, and ValueError for a file that is no TOML or holds an unknown key, profile or protocol.
@@ -61,177 +56,139 @@ def load(path=None):
             _choose(run.get("protocols", []), PROTOCOLS, f"{path}: protocol of [[{paper}.runs]]")
             if not run.get("datasets"):
                 raise ValueError(f"{path}: a run of [[{paper}.runs]] names no datasets")
-            if run.get("cross"):
-                _choose(run["datasets"], CROSS, f"{path}: dataset of a run of [[{paper}.runs]] with cross")
     return register
 
 
 def jobs(
-    register,
-    papers=None,
-    datasets=None,
-    classes=None,
-    seeds=None,
-    profile="paper",
-    settings=None,
-    protocols=None,
-    backbones=None,
-    cross=False,
-):
-    """The jobs of one profile, first all of the first seed: a list of dicts (see the top of this file).
+    register: dict,
+    papers: list[str] | None = None,
+    datasets: list[str] | None = None,
+    classes: list[str] | None = None,
+    seeds: list[int] | None = None,
+    profile: str = "paper",
+    settings: dict | None = None,
+    protocols: list[str] | None = None,
+    backbones: list[str] | None = None,
+) -> list[dict]:
+    """The jobs of one profile, of each paper first all of the first seed: a list of dicts (see the top of this file).
 
-    papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it); a job without
-    a backbone is not chosen by one. A class or seed that none
-    of the chosen runs holds makes trials of all of them. settings, a dict, goes over those of profile and run. datasets
-    may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise, settings
-    those that the profile gives the dataset which [paper.own] names, and its own over them. Classes
-    go by any name that `data.class_index` knows. cross: of what is chosen only the fields of the cross matrix, CROSS,
-    and the first seed, unless seeds are given. Raises ValueError with the choices for whatever is not there, and for
-    a protocol that a dataset does not have.
+    papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it). A class or
+    seed that none of the chosen runs holds makes trials of all of them. settings go over those of profile and run.
+    datasets may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise,
+    settings those of the first run on the dataset that [paper.own] names, and its own over them. Classes go by any name
+    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there, and for a protocol that
+    a dataset does not have.
     """
     papers = _choose(papers, register, "paper") if papers else list(register)
     _choose([profile], PROFILES, "profile")
     protocols = _choose(protocols, PROTOCOLS, "protocol") if protocols else None
     if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds or []):
         raise ValueError(f"seeds are whole numbers from 0, not {seeds}")
-    own = [_absolute(name) for name in datasets or [] if name.startswith(_OWN_IMAGES)]
-    named = None if datasets is None else [name for name in datasets if not name.startswith(_OWN_IMAGES)]
+    own = [name for name in datasets or [] if name.startswith(_OWN_IMAGES)]
+    named = None if datasets is None else [name for name in datasets if name not in own]
 
-    runs = [
-        (paper, run)
-        for paper in papers
-        for run in register[paper].get("runs", [])
-        if profile in run.get("profiles", ["quick", "paper"])
-    ]
-    there = {name: None for _, run in runs for name in run["datasets"]}
-    if named:
-        _choose(named, there, f"dataset of {', '.join(papers)} in profile {profile}")
-    cells = [
-        (paper, name, protocol, run)
-        for paper, run in runs
-        for name in run["datasets"]
-        for protocol in _run_protocols(name, run)
-        if (named is None or name in named) and (protocols is None or protocol in protocols)
-    ]
+    def cells_of(paper, run):
+        table = register[paper]
+        given = {**table.get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
+        rest = (run.get("classes", "all"), run.get("seeds") or table.get("seeds") or [0], given)
+        fields = itertools.product(run["datasets"], run.get("protocols", ["official"]))
+        return [Cell(paper, name, protocol, *rest) for name, protocol in fields]
+
+    held = [cell for paper in papers for run in _runs(register[paper], profile) for cell in cells_of(paper, run)]
+    where = f"of {', '.join(papers)} in profile {profile}"
+    _choose(named or [], dict.fromkeys(cell.dataset for cell in held), f"dataset {where}")
+    cells = [cell for cell in held if named is None or cell.dataset in named]
+    cells = [cell for cell in cells if protocols is None or cell.protocol in protocols]
     if not cells and not own:
-        held = {protocol: None for _, run in runs for name in run["datasets"] for protocol in _run_protocols(name, run)}
-        raise ValueError(
-            f"the register holds no job of {', '.join(papers)} for profile {profile} and protocol "
-            f"{', '.join(protocols or ['any'])}; its protocols there: {', '.join(held) or 'none'}"
-        )
-    cells += [
-        (paper, name, protocol, _own_run(register[paper], profile))
-        for paper in papers
-        for name in own
-        for protocol in protocols or ["official"]
-    ]
-
-    def settings_of(paper, run):
-        return {**register[paper].get("profiles", {}).get(profile, {}), **run.get("settings", {}), **(settings or {})}
-
+        there = ", ".join(dict.fromkeys(cell.protocol for cell in held)) or "none"
+        by = ", ".join(protocols or ["any"])
+        raise ValueError(f"the register holds no job {where} and protocol {by}; its protocols there: {there}")
+    for paper in papers:
+        run = {"datasets": [_absolute(name) for name in own], "protocols": protocols or ["official"]}
+        cells += cells_of(paper, {**run, "settings": _own_settings(register[paper], profile)})
     if backbones:
-        there = {backbone: None for paper, _, _, run in cells if (backbone := settings_of(paper, run).get("backbone"))}
-        _choose(backbones, there, f"backbone of {', '.join(papers)} in profile {profile}")
-        cells = [cell for cell in cells if settings_of(cell[0], cell[3]).get("backbone") in backbones]
+        there = dict.fromkeys(cell.settings["backbone"] for cell in cells if "backbone" in cell.settings)
+        _choose(backbones, there, f"backbone {where}")
+        cells = [cell for cell in cells if cell.settings.get("backbone") in backbones]
 
     from repro import data  # imports torch: not before it is known that there is something to run
 
-    for _, name, protocol, _ in cells:
-        data.check_protocol(name, protocol)
-    held = [_run_classes(name, run) for _, name, _, run in cells]
-    wanted = {name: _named_classes(name, cells, classes) for _, name, _, _ in cells} if classes else {}
-    held_seeds = [run.get("seeds") or register[paper].get("seeds") or [0] for paper, _, _, run in cells]
-    found = []
-    for (paper, name, protocol, run), normals, run_seeds in zip(cells, held, held_seeds, strict=True):
+    for cell in cells:
+        data.check_protocol(cell.dataset, cell.protocol)
+    cells = [cell._replace(classes=_classes(cell.dataset, cell.classes)) for cell in cells]
+    wanted = _named_classes(list(dict.fromkeys(cell.dataset for cell in cells)), classes or [])
+    held_classes = {(cell.dataset, normal) for cell in cells for normal in cell.classes}
+    held_seeds = {seed for cell in cells for seed in cell.seeds}
+    made = {}  # by id: two runs may hold the same job
+    for paper, name, protocol, normals, of_run, given in cells:
         if classes:
-            others = {one for cell, there in zip(cells, held, strict=True) if cell[1] == name for one in there}
-            normals = [one for one in wanted[name] if one in normals or one not in others]
-        if seeds:
-            run_seeds = [seed for seed in seeds if seed in run_seeds or not any(seed in there for there in held_seeds)]
-        given = settings_of(paper, run)
-        found += [job(paper, name, normal, protocol, seed, profile, given) for seed in run_seeds for normal in normals]
-    if cross:
-        fields = {(name, protocol, normal) for name, (protocol, normals) in CROSS.items() for normal in normals}
-        found = [
-            one
-            for one in found
-            if (one["dataset"], one["protocol"], one["class"]) in fields and (seeds or one["seed"] == 0)
-        ]
-        if not found:
-            raise ValueError(f"the cross matrix is over {', '.join(CROSS)}: none of its fields is chosen")
-    by_id = {one["id"]: one for one in found}  # two runs may hold the same job
-    return sorted(by_id.values(), key=lambda one: (papers.index(one["paper"]), one["seed"]))  # else as they stand
+            normals = [one for one in wanted[name] if one in normals or (name, one) not in held_classes]
+        of_run = [seed for seed in seeds if seed in of_run or seed not in held_seeds] if seeds else of_run
+        for seed, normal in itertools.product(of_run, normals):
+            content = job(paper, name, normal, protocol, seed, profile, given)
+            made[content["id"]] = content
+    return sorted(made.values(), key=lambda job: (papers.index(job["paper"]), job["seed"]))  # else as they stand
 
 
-def job(paper, dataset, normal, protocol, seed, profile, settings):
+def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile: str, settings: dict) -> dict:
     """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
-    one = {
-        "paper": paper,
-        "dataset": dataset,
-        "class": normal,
-        "protocol": protocol,
-        "seed": seed,
-        "profile": profile,
-        "settings": dict(settings),
-    }
-    text = json.dumps(one, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-    return {**one, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
+    values = (paper, dataset, normal, protocol, seed, profile, dict(settings))
+    content = dict(zip(("paper", "dataset", "class", "protocol", "seed", "profile", "settings"), values, strict=True))
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return {**content, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
-def all_ids(register):
-    """The ids of all jobs of the register, in every profile: a set. Whatever is not in it is a trial, or stale.
+def all_ids(register: dict) -> set[str]:
+    """The ids of all jobs of the register, in every profile. Whatever is not in it is a trial, or stale.
 
     Raises ValueError where two runs give one job two sets of settings.
     """
     seen = {}
     for paper in register:
         for profile in PROFILES:
-            if not any(profile in run.get("profiles", ["quick", "paper"]) for run in register[paper].get("runs", [])):
-                continue
-            for one in jobs(register, papers=[paper], profile=profile):
-                if seen.setdefault(place(one), one["id"]) != one["id"]:
-                    raise ValueError(f"the register gives {describe(one)} twice, with different settings")
+            for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
+                if seen.setdefault(place(made), made["id"]) != made["id"]:
+                    raise ValueError(f"the register gives {describe(made)} twice, with different settings")
     return set(seen.values())
 
 
-def place(one):
+def place(entry: dict) -> tuple[str, ...]:
     """What tells a job, or a result row, from the others beside which its rows stand, as a tuple of text.
 
     Of its settings that is the backbone alone, which the rows keep apart: other settings make the same row anew.
     """
-    settings = one["settings"]
+    settings = entry["settings"]
     backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
-    return *(str(one[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
+    return *(str(entry[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
 
 
-def describe(one):
+def describe(job: dict) -> str:
     """A job in a few words: 'two_stage mnist 8 seed 0 quick' (and backbone and protocol, unless it is official)."""
-    protocol = "" if one["protocol"] == "official" else f" {one['protocol']}"
-    backbone = f" {one['settings']['backbone']}" if "backbone" in one["settings"] else ""
-    return f"{one['paper']}{backbone} {one['dataset']}{protocol} {one['class']} seed {one['seed']} {one['profile']}"
+    protocol = "" if job["protocol"] == "official" else f" {job['protocol']}"
+    backbone = f" {job['settings']['backbone']}" if "backbone" in job["settings"] else ""
+    return f"{job['paper']}{backbone} {job['dataset']}{protocol} {job['class']} seed {job['seed']} {job['profile']}"
 
 
-def fingerprint():
-    """The first 12 hex digits of the SHA-256 of all that decides what a job gives: adlib/, notebooks/, the register."""
+def fingerprint() -> str:
+    """The first 12 hex digits of the SHA-256 of all that decides what a job gives: code, notebooks and the register."""
     digest = hashlib.sha256()
-    for path in sorted(
-        [
-            *CHECKOUT.glob("adlib/*.py"),
-            *CHECKOUT.glob("repro/**/*.py"),
-            *CHECKOUT.glob("notebooks/*.ipynb"),
-            CHECKOUT / "experiments.toml",
-        ]
-    ):
+    patterns = ("adlib/*.py", "repro/**/*.py", "notebooks/*.ipynb", "experiments.toml")
+    for path in sorted(path for pattern in patterns for path in CHECKOUT.glob(pattern)):
         digest.update(f"{path.relative_to(CHECKOUT)}\0".encode() + path.read_bytes() + b"\0")
     return digest.hexdigest()[:12]
 
 
-def _choose(wanted, choices, what):
+def _choose(wanted: Iterable[str], choices: Collection[str], what: str) -> list[str]:
     """The wanted names, each once, or a ValueError that lists the choices."""
     for name in wanted:
         if name not in choices:
             raise ValueError(f"unknown {what}: {name!r}; choices: {', '.join(map(str, choices)) or 'none'}")
     return list(dict.fromkeys(wanted))
+
+
+def _runs(table, profile):
+    """The runs of a paper in a profile."""
+    return [run for run in table.get("runs", []) if profile in run.get("profiles", ["quick", "paper"])]
 
 
 def _absolute(name):
@@ -240,53 +197,36 @@ def _absolute(name):
     return f"{kind}:{Path(path).expanduser().resolve()}"
 
 
-def _own_run(table, profile):
-    """A run for a user's images: with the settings of the first run on the dataset that they are most like."""
+def _own_settings(table, profile):
+    """The settings for a user's images: of the first run on the dataset that they are most like, and their own."""
     own = table.get("own", {})
-    alike = [
-        run
-        for run in table.get("runs", [])
-        if own.get("like") in run["datasets"]
-        and not run.get("cross")
-        and profile in run.get("profiles", ["quick", "paper"])
-    ]
-    return {"settings": {**(alike[0].get("settings", {}) if alike else {}), **own.get("settings", {})}}
+    alike = [run.get("settings", {}) for run in _runs(table, profile) if own.get("like") in run["datasets"]]
+    return {**(alike[0] if alike else {}), **own.get("settings", {})}
 
 
-def _run_protocols(name, run):
-    """The protocols of a run for one of its datasets."""
-    return [CROSS[name][0]] if run.get("cross") else run.get("protocols", ["official"])
-
-
-def _run_classes(name, run):
-    """The classes of a run, by the names of `data`."""
+def _classes(dataset, wanted):
+    """The wanted classes, or all of them, by the names of `data`."""
     from repro import data
 
-    wanted = CROSS[name][1] if run.get("cross") else run.get("classes", "all")
-    names = data.class_names(name)
-    return names if wanted == "all" else [names[data.class_index(name, normal)] for normal in wanted]
+    names = data.class_names(dataset)
+    return names if wanted == "all" else [names[data.class_index(dataset, normal)] for normal in wanted]
 
 
-def _named_classes(name, cells, classes):
-    """The wanted classes that dataset `name` has; a class that none of the datasets of `cells` has is a ValueError."""
+def _named_classes(datasets, classes):
+    """dataset -> the wanted classes that it has; a class that none of them has is a ValueError."""
     from repro import data
 
-    found = []
-    for wanted in classes:
-        # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
-        if name == "coil100" and any(
-            str(wanted) in data.class_names(other) for _, other, _, _ in cells if other != name
-        ):
-            continue
-        try:
-            found.append(data.class_names(name)[data.class_index(name, wanted)])
-        except ValueError:
-            for other in {other for _, other, _, _ in cells} - {name}:
-                try:
-                    data.class_index(other, wanted)
-                    break
-                except ValueError:
-                    continue
-            else:
-                raise
-    return list(dict.fromkeys(found))
+    named = {name: [] for name in datasets}
+    for wanted in dict.fromkeys(classes):
+        errors = []
+        for name in datasets:
+            # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
+            if name == "coil100" and any(wanted in data.class_names(other) for other in datasets if other != name):
+                continue
+            try:
+                named[name] += [normal for normal in _classes(name, [wanted]) if normal not in named[name]]
+            except ValueError as error:
+                errors.append(error)
+        if len(errors) == len(datasets):
+            raise errors[0]
+    return named

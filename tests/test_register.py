@@ -197,6 +197,7 @@ def test_objects_of_coil100_go_by_their_numbers_unless_another_dataset_has_such_
         ("title", "titel", "titel"),
         ("[alpha.profiles.quick]", "[alpha.profiles.quik]", "quik"),
         ('profiles = ["demo"]', 'profiles = ["dmo"]', "dmo"),
+        ("seeds = [0]", "cross = true", "cross"),
         ('protocols = ["official", "80-20"]', 'protocols = ["70-30"]', "70-30"),
         ('datasets = ["digits"]', "", "names no datasets"),
         ("[alpha]", "[alpha", "not valid TOML"),
@@ -208,6 +209,13 @@ def test_a_mistake_in_the_register_is_named(tmp_path, old, new, named):
     path.write_text(TEXT.replace(old, new, 1))
     with pytest.raises(ValueError, match=named):
         register.load(path)
+
+
+def test_the_register_holds_every_method_on_every_dataset():
+    book = register.load()
+    six = {"mnist", "fashion_mnist", "cifar10", "cifar100", "coil100", "mvtec"}
+    for paper in book:
+        assert {job["dataset"] for job in register.jobs(book, [paper], seeds=[0], profile="quick")} >= six, paper
 
 
 def test_a_missing_register_is_named(tmp_path):

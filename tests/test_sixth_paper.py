@@ -68,7 +68,7 @@ def test_a_sixth_paper_is_found_run_compared_and_shown_without_an_edit_elsewhere
         command = [sys.executable, "-m", "repro", *words]
         return subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, timeout=300)
 
-    done = adlib("reproduce", "PAPERS=toy", "PROFILE=quick")
+    done = adlib("run", "--papers", "toy", "--profile", "quick")
     assert done.returncode == 0, done.stdout + done.stderr
     with open(copy / "results" / "toy.csv") as file:
         rows = list(csv.DictReader(file))
