@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from repro import compare
+from repro.compare import Folder
 
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
@@ -42,19 +43,15 @@ def load(path: Path | str = PATH) -> list[dict]:
     return claims
 
 
-def check(
-    claims: list[dict], results_dir: Path | str | None = None, published_dir: Path | str | None = None
-) -> pd.DataFrame:
+def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder = None) -> pd.DataFrame:
     """One line for each claim, test and dataset: paper, place, says, where, test, ours (a phrase), verdict, answers
     (whether it answers what the paper asks).
 
-    verdict: "holds", "does not hold" or "undecided" by the interval of `interval`, with "in its own table" behind it
-    where nothing of ours was asked; "indicative: ..." before it unless all classes ran in profile `paper` with two
-    seeds; "not comparable: ..." where no runs of the two methods pair; what `compare.verdict` says of a printed mean;
-    "not run"; "cannot be tested".
+    verdict: "holds", "does not hold" or "undecided" by `interval`, with "in its own table" behind it where nothing of
+    ours was asked; "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not
+    comparable: ..." where no rows pair; that of a printed mean by `compare.verdict`; "not run"; "cannot be tested".
     """
     rows = compare.counted(compare.read_all(results_dir))
-    rows = rows[rows["profile"] != "demo"]
     records = compare.compare(sorted({claim["paper"] for claim in claims}), results_dir, published_dir)
     lines = []
     for claim in claims:
@@ -111,45 +108,41 @@ def shown(checked: pd.DataFrame) -> pd.DataFrame:
     return table[["paper", "claim", "where", "test", "ours", "verdict"]]
 
 
-def table(paper: str, results_dir: Path | str | None = None):
-    """The claims of one paper, for its notebook."""
+def table(paper: str, results_dir: Folder = None):
+    """The claims of one paper, styled for its notebook."""
     checked = check([claim for claim in load() if claim["paper"] == paper], results_dir)
     return compare.styled(shown(checked).drop(columns="paper"))
 
 
 def gains(
-    paper: str,
-    pairs: str | list[tuple[str, str]],
-    metrics: tuple[str, ...] = ("auroc",),
-    results_dir: Path | str | None = None,
+    paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Two methods of a paper beside each other wherever both ran: points, interval, classes in which the first is above.
+    """Methods of a paper beside each other wherever both ran: mean difference, its interval, in how many classes above.
 
     pairs: (a, b) for a less b; or b alone: each other method of the paper less b.
     """
     rows = compare.counted(compare.read_all(results_dir))
-    rows = rows[(rows["paper"] == paper) & (rows["profile"] != "demo")]
+    rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
         pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
     lines = []
     for place in rows[["dataset", "protocol"]].drop_duplicates().itertuples(index=False, name=None):
         for a, b in pairs:
             outcomes = {NAMES[metric]: _points(*differences(rows, paper, a, b, place, metric)) for metric in metrics}
-            ran = [profile for _, profile, n in outcomes.values() if n]
-            if ran:
-                texts = {name: text for name, (text, _, _) in outcomes.items()}
-                lines.append({"difference": f"{a} less {b}", "where": ", ".join(place), "profile": ran[0], **texts})
+            if ran := [profile for _, profile, word in outcomes.values() if word]:
+                texts = {name: ours.replace(" points", "") for name, (ours, _, _) in outcomes.items()}
+                lines.append({"points": f"{a} less {b}", "where": ", ".join(place), "profile": ran[0], **texts})
     return pd.DataFrame(lines)
 
 
 def differences(
     rows: pd.DataFrame, paper: str, a: str, b: str, place: tuple[str, str], metric: str = "auroc"
 ) -> tuple[pd.DataFrame, str]:
-    """(a less b in points, a line for each class and a column for each seed; the profile) by rows that pair.
+    """(a less b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
 
-    Two rows pair that have class, seed, profile, image size and, where both have one, backbone in common; those of
-    profile `paper` come before those of `quick`, and seeds count that have the most classes. b may be a baseline
-    (`baselines.csv`), of which the mean over its seeds counts. An empty table, and why, where nothing pairs.
+    Two rows pair that have class, seed, profile, image size and, where both have one, backbone in common; `paper` comes
+    before `quick`, and of seeds those count that have the most classes. b may be a baseline (`baselines.csv`): of it
+    the mean over its seeds counts. An empty table, and why, where nothing pairs.
     """
     rows = rows[(rows["dataset"] == place[0]) & (rows["protocol"] == place[1]) & rows[metric].notna()]
     same = ["class", "profile", "image_size"]
@@ -189,8 +182,8 @@ def _what_differs(ours, others, names):
 def interval(points: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of differences (classes, seeds), by a bootstrap over classes and seeds within them.
 
-    SciPy's percentile bootstrap draws the classes. It has no second level: so its statistic draws the seeds of each
-    class that was drawn. The random numbers are the same each time.
+    SciPy's percentile bootstrap draws the classes. It has no second level, so the statistic draws the seeds of each
+    drawn class. The random numbers are the same each time.
     """
     from scipy.stats import bootstrap  # here, for it takes seconds to import
 

@@ -8,7 +8,6 @@
 The CSVs are `rows.py`'s; what the papers printed stands in published/<paper>.csv, one cell a line.
 """
 
-import re
 from pathlib import Path
 
 import numpy as np
@@ -21,20 +20,14 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 TOLERANCE = 0.01  # of a verdict
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
 PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # what tells printed numbers from each other
-RECORD = [*PLACE, "published", "published_classes", "unit", "note", "ours_mean", "ours_std", "classes", "spreads"]
-RECORD += ["image_sizes", "image_size", "seeds", "n_classes", "n_expected", "n_others", "n_seeds", "n_stale"]
-RECORD += ["profile", "data", "row_paper", "row_weights", "verdict"]
-_NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", "train_seconds", "job_seconds", "ms_per_image"]
-_NUMBERS += ["n_parameters", "peak_memory_mb", "steps"]
-_COPY_IN_PART = re.compile(r"\((\d+ of \d+ classes)\)$")  # what `repro.data` puts behind the source of such a copy
+TIMES = ["train_seconds", "job_seconds", "ms_per_image"]
+NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", *TIMES, "n_parameters", "peak_memory_mb", "steps"]
 # Methods whose training is a part of what another method's row says already: train_seconds there are sums.
 PART_OF = {"two_stage_mse": "two_stage", "two_stage_ssim": "two_stage", "rotnet": "two_stage", "ocsvm_oracle": "ocsvm"}
+Folder = Path | str | None
 
 
-# ---- what there is -------------------------------------------------------------------------------------------------
-
-
-def published(paper: str, folder: Path | str | None = None) -> pd.DataFrame:
+def published(paper: str, folder: Folder = None) -> pd.DataFrame:
     """The printed cells of a paper, from published/<paper>.csv: its columns, `value` a float, and `unit` added.
 
     folder: where the file is (None: the checkout's published/). `unit` is one unit in the last printed place: 0.001
@@ -62,19 +55,20 @@ def published(paper: str, folder: Path | str | None = None) -> pd.DataFrame:
 def frame(rows: list[dict]) -> pd.DataFrame:
     """Result rows, dicts of text, as a DataFrame: seeds, metrics, counts and times as numbers, NaN where empty."""
     table = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, "job_seconds"])))
-    return table.assign(**{name: pd.to_numeric(table[name]) for name in _NUMBERS})
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
 
 
-def read_all(results_dir: Path | str | None = None) -> pd.DataFrame:
+def read_all(results_dir: Folder = None) -> pd.DataFrame:
     """The rows of every results_dir/*.csv (None: the checkout's results/) that stand; checked as by `rows.read`."""
     folder = CHECKOUT / "results" if results_dir is None else Path(results_dir)
     return frame([cells for path in sorted(folder.glob("*.csv")) for cells in standing(read(path))])
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those rows that count for a comparison: `ok`, of real images, and of trained weights where there are any."""
+    """Those rows that count in a comparison: `ok`, quick or paper, real images, no random weights, no stand-ins."""
+    rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & ~rows["weights"].str.endswith("/random")]
     drawn = [of_stand_ins(cells) for cells in rows[["data", "weights"]].to_dict("records")]
-    return rows[(rows["status"] == "ok") & ~np.array(drawn, bool) & ~rows["weights"].str.endswith("/random")]
+    return rows[~np.array(drawn, bool)]
 
 
 def class_names(dataset: str, protocol: str = "official") -> list[str]:
@@ -91,7 +85,7 @@ def class_names(dataset: str, protocol: str = "official") -> list[str]:
 
 
 def is_variant(method: str, methods: set[str]) -> bool:
-    """Whether a method is another setting of one of these, such as ocsvm_oracle of ocsvm."""
+    """Whether a method is another setting of one of these, as ocsvm_oracle is of ocsvm."""
     return any(method.startswith(f"{other}_") for other in methods)
 
 
@@ -102,16 +96,13 @@ def run_seconds(rows: pd.DataFrame) -> pd.Series:
     that leaves out data, kernel, metrics and pictures.
     """
     training = ["job", "train_seconds", "n_parameters", "steps"]  # alike where methods share a training
-    there = set(zip(rows["job"], rows["method"], strict=True))
-    is_part = [(job, PART_OF.get(name)) in there for job, name in zip(rows["job"], rows["method"], strict=True)]
+    methods = set(zip(rows["job"], rows["method"], strict=True))
+    is_part = [(job, PART_OF.get(name)) in methods for job, name in zip(rows["job"], rows["method"], strict=True)]
     trained = rows[~np.array(is_part, bool)].dropna(subset="train_seconds").drop_duplicates(training)
     scored = rows.dropna(subset=["ms_per_image", "n_test"]).drop_duplicates([*training, "ms_per_image"])
     scored = (scored["ms_per_image"] * scored["n_test"] / 1000).groupby(scored["job"]).sum()
     parts = trained.groupby("job")["train_seconds"].sum().add(scored, fill_value=0)
     return rows.groupby("job")["job_seconds"].max().dropna().combine_first(parts)
-
-
-# ---- printed beside ours -------------------------------------------------------------------------------------------
 
 
 def verdict(
@@ -128,8 +119,7 @@ def verdict(
     """
     if not len(means):
         return "not run"
-    n_classes, n_expected, n_others = classes
-    if profile != "paper" or n_classes != n_expected or n_others or copy:
+    if profile != "paper" or classes[0] != classes[1] or classes[2] or copy:
         return f"indicative: {extent(classes, profile, len(means), copy)}"
     means, rounding = np.array(means), 1e-9  # a difference of just the tolerance is within it, whatever fractions do
     difference = means.mean() - published
@@ -145,8 +135,9 @@ def extent(classes: tuple[int, int, int], profile: str, n_seeds: int, copy: str 
     n_classes, n_expected, n_others = classes
     others = f" and {n_others} other{'s' * (n_others > 1)}" if n_others else ""
     in_part = f"a copy of {copy}, " if copy else ""
-    seeds = f"{n_seeds} seed{'s' * (n_seeds > 1)}"
-    return f"{n_classes} of {n_expected or '?'} classes{others}, {in_part}{profile}, {seeds}"
+    return (
+        f"{n_classes} of {n_expected or '?'} classes{others}, {in_part}{profile}, {n_seeds} seed{'s' * (n_seeds > 1)}"
+    )
 
 
 def t_quantile(n: int) -> float:
@@ -156,58 +147,60 @@ def t_quantile(n: int) -> float:
     return float(stdtrit(n - 1, 0.975))
 
 
+# ---- printed beside ours -------------------------------------------------------------------------------------------
+
+
 def compare(
     papers: list[str] | None = None,
-    results_dir: Path | str | None = None,
-    published_dir: Path | str | None = None,
+    results_dir: Folder = None,
+    published_dir: Folder = None,
     register: set[str] | None = None,
 ) -> pd.DataFrame:
-    """What was printed beside what came out: one line per printed (method, weights, dataset, protocol, metric).
+    """What was printed beside what came out: one line per printed (paper, method, weights, dataset, protocol, metric).
 
-    papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: RECORD,
-    of which published is the printed mean, else the mean of the printed classes; published_classes {class: value};
-    ours_mean and ours_std over seeds (NaN: not run, one seed); classes, spreads and image_sizes {class: mean over
-    seeds, standard deviation, size}; n_others: classes that ran and are not among the expected ones, nor in n_classes.
+    papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: PLACE;
+    published, the printed mean, else the mean of the printed classes, and printed, as text; published_classes {class:
+    value}; ours_mean and ours_std over seeds (NaN: not run, one seed), and ours, as text; classes, spreads and
+    image_sizes {class: mean over seeds, standard deviation, size}; seeds; n_classes, n_expected, n_others (that ran and
+    are not expected), n_seeds, n_stale; profile, data, row_paper, row_weights ('': not run); label, remarks, verdict.
 
-    Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick",
-    never "demo"; the printed backbone; of several sources of weights the one with most rows, of several image sizes
-    too, but for classes that have no row of that size. Of seeds with different classes, those with the largest set of
-    classes. Classes that the printed mean is not over (see `class_names`) count only where not all of its own ran.
+    Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick";
+    the printed backbone; of several sources of weights the one with most rows, of several image sizes too, but for
+    classes that have no row of that size. Of seeds with different classes, those with the largest set of classes.
+    Classes that the printed mean is not over (see `class_names`) count only where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
     records = _printed_numbers(pd.concat([published(paper, folder) for paper in papers]))
-    rows = counted(read_all(results_dir))
-    rows = _by_metric(rows[rows["profile"].isin(["paper", "quick"])]).rename(columns={"paper": "row_paper"})
+    rows = _by_metric(counted(read_all(results_dir))).rename(columns={"paper": "row_paper"})
     rows = rows.assign(row_weights=rows["weights"], weights=rows["weights"].str.split("/").str[0])
-    rows = records[[*PLACE, "in_mean"]].rename_axis("of").reset_index().merge(rows, on=PLACE[1:])
-    is_own = rows["row_paper"] == rows["paper"]
-    is_asked = [asked is None or name in asked for asked, name in zip(rows["in_mean"], rows["class"], strict=True)]
-    rows = rows[(is_own | (rows["row_paper"] == "baselines")) & np.array(is_asked, bool)]
-    rank = 2 * ~is_own[rows.index] + (rows["profile"] != "paper")  # own rows before baselines, then paper before quick
-    rows = rows[rank == rank.groupby(rows["of"]).transform("min")]
-    return _with_ours(records, largest_variant(rows), register)
+    rows = records.rename_axis("of").reset_index().drop(columns="note").merge(rows, on=PLACE[1:])
+    asked = zip(rows["has_mean"], rows["published_classes"], rows["class"], strict=True)
+    is_asked = np.array([has_mean or name in printed for has_mean, printed, name in asked], bool)
+    rows = rows[is_asked & ((rows["row_paper"] == rows["paper"]) | (rows["row_paper"] == "baselines"))]
+    # own rows before baselines, then profile paper before quick
+    rank = 2 * (rows["row_paper"] != rows["paper"]) + (rows["profile"] != "paper")
+    return _with_ours(records, largest_variant(rows[rank == rank.groupby(rows["of"]).transform("min")]), register)
 
 
-def ours_alone(
-    records: pd.DataFrame, results_dir: Path | str | None = None, register: set[str] | None = None
-) -> pd.DataFrame:
-    """Rows that stand beside no printed number (other methods, profile demo, a user's images), in columns RECORD.
+def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[str] | None = None) -> pd.DataFrame:
+    """Rows that stand beside no printed number (other methods, profile demo, a user's images), in the same columns.
 
     records: those of `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
     (AUROC, and the pixel metrics where there are any); the verdict is "not printed".
     """
-    key = ["row_paper", "method", "row_weights", "dataset", "protocol", "metric", "profile", "image_size"]
+    key = ["row_paper", "method", "row_weights", "dataset", "protocol", "metric", "profile"]
     shown = {
-        (*(line[name] for name in key[:-1]), size, of_class)
+        (*(line[name] for name in key), size, of_class)
         for line in records.to_dict("records")
         for of_class, size in line["image_sizes"].items()
     }
     rows = read_all(results_dir)
     rows = _by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
-    is_shown = [cells in shown for cells in rows[[*key, "class"]].itertuples(index=False, name=None)]
+    is_shown = [cells in shown for cells in rows[[*key, "image_size", "class"]].itertuples(index=False, name=None)]
     rows = rows[(rows["metric"] != "balanced_accuracy") & ~np.array(is_shown, bool)]
-    rows = rows.assign(is_last=rows["paper"] == "baselines", of=rows.groupby(key, sort=False).ngroup())
+    rows = rows.assign(is_last=rows["paper"] == "baselines")
+    rows["of"] = rows.groupby([*key, "image_size"], sort=False).ngroup()
     rows = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable")
     alone = rows.drop_duplicates("of").set_index("of")[PLACE].assign(published=np.nan, unit=np.nan, note="")
     alone["expected"] = [class_names(*place) for place in zip(alone["dataset"], alone["protocol"], strict=True)]
@@ -221,29 +214,28 @@ def _by_metric(rows):
 
 
 def _printed_numbers(cells):
-    """One line per printed number: its value, unit and note, the classes of its mean, and those printed.
-
-    `expected`: the classes of the mean, [] where not known; `in_mean`: what else may not count, None: nothing.
-    """
+    """One line per printed number: value, unit, note, the printed classes, and those of the mean ([]: not known)."""
     cells = cells.assign(is_mean=cells["class"] == "mean", is_class=~cells["class"].str.startswith("mean"))
-    groups = cells.groupby(PLACE, sort=False)
-    notes = groups["note"].agg(lambda notes: "; ".join(filter(None, dict.fromkeys("; ".join(notes).split("; ")))))
-    has_mean = groups["is_mean"].transform("any")
-    number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE, sort=False)
+    notes = cells.groupby(PLACE, sort=False)["note"].agg("; ".join)
+    has_mean = cells.groupby(PLACE)["is_mean"].transform("any")
+    number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE)
     number = number.agg(published=("value", "mean"), unit=("unit", "first"), has_mean=("is_mean", "any"))
-    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes alone says nothing
-    printed = {place: {} for place in records.index}
-    for *place, name, value in cells.loc[cells["is_class"], [*PLACE, "class", "value"]].itertuples(index=False):
-        printed[tuple(place)][name] = value
-    records = records.assign(published_classes=list(printed.values())).reset_index()
-    records["in_mean"] = records["published_classes"].where(~records["has_mean"], None)
-    records["expected"] = [
-        (class_names(line.dataset, line.protocol) if line.has_mean else [])
-        # of a dataset that `repro.data` does not know, or of printed classes alone
-        or ([] if line.has_mean and line.protocol == "superclass" else list(line.published_classes))
-        for line in records.itertuples()
-    ]
-    return records
+    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes says nothing alone
+    records["note"] = ["; ".join(filter(None, dict.fromkeys(note.split("; ")))) for note in records["note"]]
+    by_class = cells[cells["is_class"]].groupby(PLACE)
+    records["published_classes"] = _dicts(by_class, "class", "value", records.index)
+    records, expected = records.reset_index(), []
+    for line in records.itertuples():
+        known = class_names(line.dataset, line.protocol) if line.has_mean else []
+        is_open = line.has_mean and line.protocol == "superclass"
+        expected.append(known or ([] if is_open else list(line.published_classes)))
+    return records.assign(expected=expected)
+
+
+def _dicts(groups, key, value, index):
+    """Of each group the dict key -> value, in the order of `index`; {} where it is not among them."""
+    found = {place: dict(zip(part[key], part[value], strict=True)) for place, part in groups}
+    return [found.get(place, {}) for place in index]
 
 
 def _usual(rows, by, column):
@@ -252,8 +244,8 @@ def _usual(rows, by, column):
     return rows[by].merge(found.groupby(by)[column].last().reset_index(), "left", by)[column].to_numpy()
 
 
-def largest_variant(rows):
-    """Of rows that differ in weights or image size: one backbone's, and of each class those of one size.
+def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ in row_weights or image size: of each record (`of`) one backbone's, of each class one size's.
 
     A class that lacks the size which most rows have counts with its own, for a paper may see objects at one size and
     textures at another.
@@ -265,158 +257,97 @@ def largest_variant(rows):
 
 
 def _with_ours(records, rows, register):
-    """The records with what their rows say, in columns RECORD; rows: `of` is the index of their record."""
+    """The records with what their rows say; rows: `of` is the index of their record."""
     records = records.assign(n_expected=records["expected"].map(len))
     expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
-    rows = rows.assign(is_expected=np.array([name in names for names, name in expected], bool))
-    n_ran, n_expected = (
-        rows.groupby(["of", "seed"])["is_expected"].transform("sum"),
-        rows["of"].map(records["n_expected"]),
-    )
-    rows = rows[rows["is_expected"] | (n_ran < n_expected) | (n_expected == 0)]  # whole without the others
+    rows = rows.assign(is_expected=np.array([not names or name in names for names, name in expected], bool))
+    n_ran = rows.groupby(["of", "seed"])["is_expected"].transform("sum")
+    rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # whole without the others
     seeds = rows.groupby(["of", "seed"]).agg(
-        classes=("class", frozenset), n=("is_expected", "sum"), size=("class", "size"), mean=("value", "mean")
+        names=("class", frozenset), n=("is_expected", "sum"), n_ran=("class", "size"), mean=("value", "mean")
     )
-    largest = seeds.sort_values(["n", "size"], ascending=False, kind="stable").groupby("of")["classes"].first()
-    seeds = seeds[seeds["classes"] == largest.reindex(seeds.index.get_level_values("of")).to_numpy()].reset_index(
-        "seed"
-    )
-    rows = rows.merge(seeds["seed"].reset_index(), on=["of", "seed"])
+    largest = seeds.sort_values(["n", "n_ran"], ascending=False, kind="stable").groupby("of")["names"].first()
+    seeds = seeds[seeds["names"] == largest.reindex(seeds.index.get_level_values("of")).to_numpy()].reset_index()
+    rows = rows.merge(seeds[["of", "seed"]], on=["of", "seed"])
     rows["is_stale"] = False if register is None else ~rows["job"].isin(register)
-    rows["copy"] = rows["data"].str.extract(_COPY_IN_PART, expand=False).fillna("")
+    rows["copy"] = rows["data"].str.extract(r"\((\d+ of \d+ classes)\)$", expand=False).fillna("")
+    firsts = {name: (name, "first") for name in ("profile", "row_paper", "row_weights")}
+    texts = {name: (name, _words) for name in ("data", "copy", "image_size")}
+    ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"))
+    numbers = {"ours_mean": ("mean", "mean"), "ours_std": ("mean", "std"), "n_classes": ("n", "first")}
+    lists = {"means": ("mean", list), "seeds": ("seed", list), "n_seeds": ("seed", "size"), "n_ran": ("n_ran", "first")}
+    records = records.join(ours).join(seeds.groupby("of").agg(**numbers, **lists))
     by_class = rows.groupby(["of", "class"], sort=False).agg(
         classes=("value", "mean"), spreads=("value", "std"), image_sizes=("image_size", "first")
     )
-    groups, first = rows.groupby("of"), ["profile", "row_paper", "row_weights"]
-    ours = (
-        groups[first]
-        .first()
-        .assign(
-            ours_mean=seeds.groupby("of")["mean"].mean(),
-            ours_std=seeds.groupby("of")["mean"].std(),
-            means=seeds.groupby("of")["mean"].agg(list),
-            seeds=seeds.groupby("of")["seed"].agg(list),
-            n_classes=seeds.groupby("of")["n"].first(),
-            n_others=seeds.groupby("of")["size"].first() - seeds.groupby("of")["n"].first(),
-            n_stale=groups["is_stale"].sum(),
-            data=groups["data"].agg(_words, ", "),
-            copy=groups["copy"].agg(_words, " and "),
-            image_size=groups["image_size"].agg(_words, " and "),
-        )
-    )
-    records = records.join(ours)
     for name in by_class:
-        found = {of: part.droplevel(0).to_dict() for of, part in by_class[name].groupby("of")}
-        records[name] = [found.get(of, {}) for of in records.index]
-    records["n_seeds"] = [len(means) if isinstance(means, list) else 0 for means in records["means"]]
-    counts = ["n_classes", "n_others", "n_stale"]
-    records[counts] = records[counts].fillna(0).astype(int)
-    is_known = records["n_expected"] > 0
-    records["n_classes"] += records["n_others"].where(~is_known, 0)
-    records["n_others"] = records["n_others"].where(is_known, 0)
-    records["verdict"] = [
-        "not printed"
-        if np.isnan(line.published)
-        else verdict(
-            line.published,
-            line.unit,
-            line.means if line.n_seeds else [],
-            (line.n_classes, line.n_expected, line.n_others),
-            line.profile,
-            line.copy,
-        )
-        for line in records.itertuples()
-    ]
-    return records.reset_index(drop=True)[RECORD]
+        records[name] = _dicts(by_class.reset_index("class").groupby("of"), "class", name, records.index)
+    counts = ["n_classes", "n_ran", "n_seeds", "n_stale"]
+    records = records.fillna({**dict.fromkeys([*firsts, *texts], ""), **dict.fromkeys(counts, 0)})
+    records = records.astype(dict.fromkeys(counts, int)).assign(n_others=lambda one: one["n_ran"] - one["n_classes"])
+    weights = records["row_weights"].where(records["row_weights"] != "", records["weights"])
+    records["label"] = records["method"] + (" (" + weights + ")").where(weights != "", "")
+    texts = [(_as_printed(line), as_ours(line), _remarks(line), _verdict(line)) for line in records.to_dict("records")]
+    records[["printed", "ours", "remarks", "verdict"]] = pd.DataFrame(texts, index=records.index, columns=range(4))
+    return records.reset_index(drop=True)
 
 
-def _words(texts, between):
-    return between.join(sorted({*texts} - {""}, key=lambda text: (len(text), text)))
+def _words(texts):
+    return " and ".join(sorted({*texts} - {""}, key=lambda text: (len(text), text)))
 
 
-# ---- how it is shown -----------------------------------------------------------------------------------------------
+def _verdict(line):
+    if np.isnan(line["published"]):
+        return "not printed"
+    classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
+    return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
 
 
-def table(records: pd.DataFrame) -> pd.DataFrame:
-    """The records of `compare` that ran, as text: printed, ours ± standard deviation over seeds, verdict, remarks."""
-    ran = records[records["n_seeds"] > 0].to_dict("records")
-    names = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
-    lines = [
-        {
-            **line,
-            "method": f"**{label(line)}**" if line["method"] == line["paper"] else label(line),
-            "printed": as_printed(line),
-            "ours": as_ours(line),
-            "remarks": remarks(line),
-        }
-        for line in ran
-    ]
-    return pd.DataFrame(lines, columns=names)
-
-
-def by_class(records: pd.DataFrame) -> pd.DataFrame:
-    """Class by class: the place of a record, class, printed and ours (NaN where not), spread over seeds, image size."""
-    lines = [
-        {
-            **{name: line[name] for name in (*PLACE, "profile")},
-            "class": name,
-            "printed": line["published_classes"].get(name),
-            "ours": value,
-            "spread": line["spreads"].get(name),
-            "image_size": line["image_sizes"][name],
-        }
-        for line in records.to_dict("records")
-        for name, value in line["classes"].items()
-    ]
-    names = [*PLACE, "profile", "class", "printed", "ours", "spread", "image_size"]
-    return pd.DataFrame(lines, columns=names).astype(dict.fromkeys(["printed", "ours", "spread"], float))
-
-
-def label(record: dict) -> str:
-    """The method with its backbone: ours with the source of its weights where it ran, else the printed one."""
-    weights = record["row_weights"] or record["weights"]
-    return f"{record['method']} ({weights})" if weights else record["method"]
-
-
-def as_printed(record: dict) -> str:
-    """The printed value, to as many places as it was printed with."""
-    return f"{record['published']:.{max(3, round(-np.log10(record['unit'])))}f}"
+def _as_printed(line):
+    """The printed value, to as many places as it was printed with; '' where there is none."""
+    places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
+    return f"{line['published']:.{places}f}" if places else ""
 
 
 def as_ours(record: dict) -> str:
-    """Our mean, and behind ± its standard deviation over seeds."""
-    return f"{record['ours_mean']:.3f}" + ("" if np.isnan(record["ours_std"]) else f" ± {record['ours_std']:.3f}")
+    """Our mean, and behind ± its standard deviation over seeds; '' where not run."""
+    spread = "" if np.isnan(record["ours_std"]) else f" ± {record['ours_std']:.3f}"
+    return f"{record['ours_mean']:.3f}{spread}" if record["n_seeds"] else ""
 
 
-def mean_of_these(record: dict) -> float | None:
-    """Where only some classes ran, what the paper prints for them: the mean over all would be no fair neighbour."""
-    printed = record["published_classes"]
-    if record["n_classes"] == record["n_expected"] or not record["classes"].keys() <= printed.keys():
-        return None
-    return float(np.mean([printed[name] for name in record["classes"]]))
+def mean_of_these(record: dict) -> float:
+    """Where only some classes ran, what the paper prints for them, else NaN: the mean over all is no fair neighbour."""
+    printed, names = record["published_classes"], record["classes"].keys()
+    is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
+    return float(np.mean([printed[name] for name in names])) if is_part else np.nan
 
 
-def remarks(record: dict) -> str:
-    """What else a reader must know of a record: printed values of these classes, image size, data, stale rows."""
-    mean = mean_of_these(record)
-    n_rows = len(record["classes"]) * record["n_seeds"]
+def _remarks(line):
+    """What else a reader must know: printed values of these classes, image size, data, stale rows."""
+    mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
     parts = [
-        "" if mean is None else f"printed for {', '.join(record['classes'])}: {mean:.3f}",
-        f"{record['image_size']} px" if record["image_size"] else "",
-        f"data {record['data']}" if record["data"] not in ("", "official", "embedded") else "",
-        f"{record['n_stale']} of {n_rows} rows stale" if record["n_stale"] else "",
+        "" if np.isnan(mean) else f"printed for {', '.join(line['classes'])}: {mean:.3f}",
+        f"{line['image_size']} px" if line["image_size"] else "",
+        f"data {line['data']}" if line["data"] not in ("", "official", "embedded") else "",
+        f"{line['n_stale']} of {n_rows} rows stale" if line["n_stale"] else "",
     ]
     return ", ".join(filter(None, parts))
 
 
-def styled(table: pd.DataFrame, places: int = 3):
-    """A table for a notebook: whole texts, aligned left, numbers to so many places, nothing where there is nothing."""
-    is_plain = isinstance(table.index, pd.RangeIndex)
-    style = table.style.format(precision=places, na_rep="").set_uuid("table")
-    style = style.set_properties(**{"text-align": "left"}).set_table_styles(
-        [{"selector": "th", "props": "text-align: left"}]
-    )
-    return (style.hide() if is_plain else style).set_caption("" if len(table) else "no rows yet")
+def table(records: pd.DataFrame) -> pd.DataFrame:
+    """The records of `compare` that ran, as text to be read, the paper's own method in bold."""
+    ran = records[records["n_seeds"] > 0]
+    method = ran["label"].where(ran["method"] != ran["paper"], "**" + ran["label"] + "**")
+    names = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
+    return ran.assign(method=method)[names]
+
+
+def styled(table: pd.DataFrame):
+    """A table for a notebook: whole texts, aligned left, numbers to three places, nothing where there is nothing."""
+    style = table.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
+    style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+    style = style if table.index.names != [None] else style.hide()
+    return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")
 
 
 # ---- old beside new ------------------------------------------------------------------------------------------------
@@ -432,52 +363,61 @@ def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
 def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:
     """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
 
-    Columns: job, method, metric, old, new (NaN: no such row came out), difference (new - old), spread, n_seeds,
-    verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method differ by,
-    19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t Student's 97.5 %
-    quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit; "within" the
-    spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without a new row.
+    Columns: job (its id), method, metric, old, new (NaN: no such row came out), difference (new - old), spread,
+    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
+    differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
+    Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
+    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without
+    a new row.
     """
-    papers = dict.fromkeys(job["paper"] for job in jobs)
+    ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
     old, new = (
         _by_metric(
             frame([row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"])
         )
         for folder in (old_folder, new_folder)
     )
-    for rows in (old, new):
-        rows["run"] = rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?")
+    old, new = (
+        rows.assign(run=rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?"))
+        for rows in (old, new)
+    )
     key = [*(name for name in KEY if name != "seed"), "metric"]  # what two seeds of a method share
-    spread = old.groupby(key)["value"].agg(["std", "size"]).reset_index()
-    spread["spread"] = [
-        t_quantile(n) * std * 2**0.5 if n > 1 else np.nan for std, n in zip(spread["std"], spread["size"], strict=True)
+    seeds = old.groupby(key)["value"]
+    old = old.assign(n_seeds=seeds.transform("size"), std=seeds.transform("std"))
+    old["spread"] = [
+        t_quantile(n) * s * 2**0.5 if n > 1 else np.nan for n, s in zip(old["n_seeds"], old["std"], strict=True)
     ]
-    ids = [job["id"] for job in jobs]
-    table = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
-    table = table.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new")).merge(
-        spread, on=key
-    )
-    difference = (table["value_new"] - table["value"]).round(6)
-    allowed = table["spread"].fillna(TOLERANCE)
-    table["verdict"] = np.select(
-        [difference.isna(), difference == 0, difference.abs() <= allowed], ["missing", "same", "within"], "outside"
-    )
-    names = {"value": "old", "value_new": "new", "size": "n_seeds", "run": "old_run", "run_new": "new_run"}
-    table = table.assign(difference=difference).rename(columns=names)
-    return table[
-        ["job", "method", "metric", "old", "new", "difference", "spread", "n_seeds", "verdict", "old_run", "new_run"]
+    old = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
+    both = old.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new"))
+    both["difference"] = (both["value_new"] - both["value"]).round(6)
+    size, allowed = both["difference"].abs(), both["spread"].fillna(TOLERANCE)
+    both["verdict"] = np.select([size.isna(), size == 0, size <= allowed], ["missing", "same", "within"], "outside")
+    both = both.rename(columns={"value": "old", "value_new": "new", "run": "old_run", "run_new": "new_run"})
+    names = [
+        "job",
+        "method",
+        "metric",
+        "old",
+        "new",
+        "difference",
+        "spread",
+        "n_seeds",
+        "verdict",
+        "old_run",
+        "new_run",
     ]
+    return both[names]
 
 
 def verify_text(records: pd.DataFrame, jobs: list[dict]) -> str:
-    """The records of `verify` as lines of text, below a line for each job."""
+    """The records of `verify` as lines of text, below a line for each job, and the counts of the verdicts."""
     from repro.register import describe
 
     jobs, lines = {job["id"]: job for job in jobs}, []
-    for job, some in records.groupby("job", sort=False):
-        runs = some.iloc[0][["old_run", "new_run"]].fillna("-")
-        shown = some[["method", "metric", "old", "new", "difference", "spread", "n_seeds", "verdict"]]
+    for job, part in records.groupby("job", sort=False):
+        runs = part.iloc[0][["old_run", "new_run"]].fillna("-")
         lines += ["", describe(jobs[job]), f"  old: {runs['old_run']}", f"  new: {runs['new_run']}"]
+        shown = part.drop(columns=["job", "old_run", "new_run"])
         lines.append(shown.to_string(index=False, na_rep="-", float_format="{:.6f}".format))
     counts = records["verdict"].value_counts(sort=False)
     return "\n".join([*lines, "", ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])
