@@ -27,10 +27,11 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def write_summary(executed: Path | str, out_dir: Path | str) -> Path:
-    """Write out_dir/summary.md: the executed summary.ipynb without code and pictures; returns its path."""
+    """Write out_dir/summary.md: the executed summary.ipynb without code, pictures and steps; returns its path."""
     parts = []
     for cell in json.loads(Path(executed).read_text(encoding="utf-8"))["cells"]:
-        parts += ["".join(cell["source"])] * (cell["cell_type"] == "markdown")
+        is_text = cell["cell_type"] == "markdown" and "steps" not in cell["metadata"].get("tags", [])
+        parts += ["".join(cell["source"])] * is_text
         parts += ["".join(output.get("data", {}).get("text/markdown", "")) for output in cell.get("outputs", [])]
     return _write(Path(out_dir) / "summary.md", parts)
 
