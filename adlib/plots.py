@@ -155,31 +155,30 @@ def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
     return figure
 
 
-def heat_map(rows, columns, values, marks):
-    """A table in color, white at 0.5: values {(row, column): number in [0, 1]}, a mark beside some of them."""
-    array = np.array([[values.get((row, column), np.nan) for column in columns] for row in rows])
-    figure, axis = plt.subplots(figsize=(1.6 + 0.95 * len(columns), 0.5 + 0.25 * len(rows)), layout="constrained")
+def heat_map(table, marks) -> plt.Figure:
+    """A DataFrame of numbers in [0, 1] in color, white at 0.5; marks: a table of texts that stand beside them."""
+    array, marks = table.to_numpy(), marks.to_numpy()
+    figure, axis = plt.subplots(figsize=(1.6 + 0.95 * array.shape[1], 0.5 + 0.25 * len(array)), layout="constrained")
     axis.imshow(array, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
     for y, x in zip(*np.nonzero(~np.isnan(array)), strict=True):
         color = "white" if abs(array[y, x] - 0.5) > 0.33 else "black"
-        text = f"{array[y, x]:.3f} {marks.get((rows[y], columns[x]), '')}".rstrip()
-        axis.text(x, y, text, ha="center", va="center", color=color, fontsize=8)
-    axis.set_xticks(range(len(columns)), columns)
-    axis.set_yticks(range(len(rows)), rows)
+        axis.text(x, y, f"{array[y, x]:.3f} {marks[y, x]}".rstrip(), ha="center", va="center", color=color, fontsize=8)
+    axis.set_xticks(range(array.shape[1]), table.columns)
+    axis.set_yticks(range(len(array)), table.index)
     axis.tick_params(length=0, labeltop=True, labelbottom=False)
     axis.spines[:].set_visible(False)
     return figure
 
 
-def accuracy_cost(points):
-    """Mean AUROC against seconds to train and against milliseconds an image: (method, AUROC, seconds, ms) each."""
+def accuracy_cost(table) -> plt.Figure:
+    """AUROC against seconds to train and against milliseconds an image: a DataFrame, a line for each method."""
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
     colors, shapes = plt.get_cmap("tab10").colors, "osD^v"
-    for axis, place, label in zip(axes, (2, 3), ("seconds to train", "milliseconds an image"), strict=True):
-        for number, point in enumerate(points):
-            axis.plot(
-                max(point[place], 1e-3), point[1], shapes[number // 10 % 5], color=colors[number % 10], label=point[0]
-            )
+    labels = {"train_seconds": "seconds to train", "ms_per_image": "milliseconds an image"}
+    for axis, (name, label) in zip(axes, labels.items(), strict=True):
+        for number, (method, cost, auroc) in enumerate(zip(table.index, table[name], table["auroc"], strict=True)):
+            style = {"marker": shapes[number // 10 % 5], "color": colors[number % 10], "linestyle": ""}
+            axis.plot(max(cost, 1e-3), auroc, label=method, **style)  # what needs no training stands at the left edge
         axis.axhline(0.5, color="0.7", linestyle=":", linewidth=1)
         axis.set(xscale="log", xlabel=label)
     axes[0].set_ylabel("AUROC, mean over the datasets")
@@ -187,11 +186,11 @@ def accuracy_cost(points):
     return figure
 
 
-def class_bars(title, metric, class_names, series):
+def class_bars(title: str, metric: str, class_names: list[str], series: list[dict]) -> plt.Figure:
     """Bars per class, one color per method, from chance (0.5; aupro: 0) up or down; printed means as dashed lines.
 
-    Takes what `results.bars` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value in
-    [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run stays empty.
+    Takes what `tables.figures` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value
+    in [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run stays empty.
     """
     palette = [color for name in ("tab10", "Set2", "Dark2", "Paired") for color in plt.get_cmap(name).colors]
     inches = min(9, max(4.5, 1.2 + 0.11 * len(class_names) * (len(series) + 2)))

@@ -1,7 +1,8 @@
 """The papers' claims, one by one: the sentence, what tests it, what came out, whether it holds.
 
-    for record in claims.check(claims.load()):
-        print(record["says"], record["test"], record["ours"], record["verdict"])
+    checked = claims.check(claims.load())                        # a line for each claim, test and dataset
+    claims.table("two_stage")                                    # those of one paper, to be read in its notebook
+    claims.gains("patch_ae", "patchcore", ["auroc", "aupro"])    # its methods, each less this one
 
 The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are. All figures come
 from the rows under results/ and from the printed tables.
@@ -11,11 +12,13 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from repro import results
+from repro import compare
+from repro.compare import Folder
 
 
-PATH = results.CHECKOUT / "published" / "claims.toml"
+PATH = compare.CHECKOUT / "published" / "claims.toml"
 KINDS = {
     "better": {"where", "metric", "least", "answers"},
     "printed": {"where"},
@@ -27,207 +30,234 @@ NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC
 SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
 
 
-def load(path=PATH):
-    """The claims of a TOML file: a list of dicts. Raises ValueError for one that lacks or has a key too many."""
-    found = tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]
-    for claim in found:
+def load(path: Path | str = PATH) -> list[dict]:
+    """The claims of a TOML file. Raises ValueError for one that lacks or has a key too many."""
+    claims = tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]
+    for claim in claims:
         if set(claim) != {"paper", "place", "says", "tests"}:
             raise ValueError(f"{path}: a claim has paper, place, says and tests, not {', '.join(claim)}")
         for test in claim["tests"]:
             kinds = [kind for kind in KINDS if kind in test]
             if len(kinds) != 1 or not set(test) <= {kinds[0]} | KINDS[kinds[0]]:
                 raise ValueError(f"{path}: {claim['says']!r} has a test that is none: {test}")
-    return found
+    return claims
 
 
-def check(found, results_dir=None, published_dir=None):
-    """One record for each claim, test and dataset: paper, place, says, test, where, ours (a phrase), verdict, answers
+def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder = None) -> pd.DataFrame:
+    """One line for each claim, test and dataset: paper, place, says, where, test, ours (a phrase), verdict, answers
     (whether it answers what the paper asks).
 
-    verdict: "holds", "does not hold", "undecided" (seeds disagree), with "in its own table" behind it where nothing of
-    ours was asked; "indicative: ..." before it unless all classes ran in profile `paper`; what `results.verdict` says
-    of a printed mean; "not run"; "cannot be tested".
+    verdict: "holds", "does not hold" or "undecided" by `interval`, with "in its own table" behind it where nothing of
+    ours was asked; "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not
+    comparable: ..." where no rows pair; that of a printed mean by `compare.verdict`; "not run"; "cannot be tested".
     """
-    rows = [row for row in results.read_all(results_dir) if row["status"] == "ok" and not results.of_stand_ins(row)]
-    records = results.compare(None, results_dir, published_dir)
-    checked = []
-    for claim in found:
+    rows = compare.counted(compare.read_all(results_dir))
+    records = compare.compare(sorted({claim["paper"] for claim in claims}), results_dir, published_dir)
+    lines = []
+    for claim in claims:
+        paper = claim["paper"]
         for test in claim["tests"]:
             for where in test.get("where", [""]):
                 place = tuple(where.split()) or ("", "")
                 if "better" in test:
-                    told = _better(claim["paper"], test, place, rows)
+                    outcome = _better(paper, test, place, rows)
                 elif "cheaper" in test:
-                    told = _cheaper(claim["paper"], test, place, rows)
+                    outcome = _cheaper(paper, *test["cheaper"], place, rows)
                 elif "printed" in test:
-                    told = _printed(claim["paper"], test, place, records)
+                    outcome = _printed(paper, test["printed"], place, records)
                 elif "in_print" in test:
-                    told = _in_print(claim["paper"], test, place, published_dir)
+                    outcome = _in_print(paper, test, place, compare.published(paper, published_dir))
                 else:
-                    told = {"test": "none", "ours": test["cannot"], "verdict": "cannot be tested"}
-                kept = {name: claim[name] for name in ("paper", "place", "says")}
-                checked.append(
-                    {**kept, "where": ", ".join(filter(None, place)), **told, "answers": test.get("answers", False)}
-                )
-    return checked
+                    outcome = ("none", test["cannot"], "cannot be tested")
+                line = (paper, claim["place"], claim["says"], ", ".join(filter(None, place)), *outcome)
+                lines.append((*line, test.get("answers", False)))
+    return pd.DataFrame(lines, columns=["paper", "place", "says", "where", "test", "ours", "verdict", "answers"])
 
 
-def answer(checked, paper):
-    """What came out on the question that a paper asks, in a phrase: yes, no or mixed, and the figures; '' without any.
+def answer(checked: pd.DataFrame, paper: str) -> str:
+    """What came out on the question that a paper asks: yes, no, mixed or undecided, and the figures; '' without any.
 
-    checked: the records of `check`. *So far* stands before it unless all of them ran as the paper has it.
+    checked: what `check` gives. *So far* stands before it unless all of them ran as the paper has it.
     """
-    some = [one for one in checked if one["paper"] == paper and one["answers"] and one["ours"]]
-    if not some:
-        return ""
-    words = {next(w for w in ("does not hold", "undecided", "holds") if w in one["verdict"]) for one in some}
-    word = {"holds": "yes", "does not hold": "no"}.get(words.pop(), "mixed") if len(words) == 1 else "mixed"
-    word = f"So far {word}" if any(one["verdict"].startswith("indicative") for one in some) else word.capitalize()
-    figures = {}
-    for one in some:
-        points = one["ours"].partition(" points")[0]
-        where = one["where"].removesuffix(", official").replace(", ", " ")
-        figures.setdefault(one["test"], []).append(f"{points} on {where}")
-    told = "; ".join(f"{test.replace(', ', ', points of ')}: {', '.join(those)}" for test, those in figures.items())
-    return f"**{word}** ({told})"
-
-
-def table(checked):
-    """The records as a table in Markdown; what a line shares with the one before it is left out."""
-    header, lines, before = ["paper", "claim", "where", "test", "ours", "verdict"], [], None
-    for one in checked:
-        claim = [f"`{one['paper']}`", f"{one['says']} ({one['place']})"]
-        shown = claim if claim != before else ["", ""]
-        lines.append([*shown, one["where"], one["test"], one["ours"], one["verdict"]])
-        before = claim
-    return results.markdown_table(header, lines)
-
-
-def differences(paper, a, b, place, metric, rows):
-    """(profile of a, {seed: {class: a - b}}) by the rows of two methods on the same images; (None, {}) where none pair.
-
-    Rows of profile `paper` come before those of `quick`; of several backbones the one with most rows counts. b may be a
-    baseline (`baselines.csv`): then it is paired by class, with the mean over its seeds.
-    """
-
-    def of(method, owners):
-        return [
-            row
-            for row in rows
-            if row["method"] == method
-            and row["paper"] in owners
-            and row[metric]
-            and (row["dataset"], row["protocol"]) == place
-            and not row["weights"].endswith("/random")
+    asked = checked[(checked["paper"] == paper) & checked["answers"].astype(bool)]
+    judged = asked[asked["ours"] != ""]
+    if judged.empty:
+        reasons = [
+            f"{test}, {why}" for test, why in zip(asked["test"], asked["verdict"], strict=True) if why != "not run"
         ]
+        return f"**Open** ({'; '.join(reasons)})" if reasons else ""
+    words = {next(w for w in ("does not hold", "undecided", "holds") if w in verdict) for verdict in judged["verdict"]}
+    if "holds" in words:
+        word = "yes" if len(words) == 1 else "mixed"
+    else:  # what nowhere holds is not mixed
+        word = " or ".join(filter(None, ["no" * ("does not hold" in words), "undecided" * ("undecided" in words)]))
+    word = f"So far {word}" if judged["verdict"].str.startswith("indicative").any() else word.capitalize()
+    figures = {}
+    for line in judged.itertuples():
+        place = line.where.removesuffix(", official").replace(", ", " ")
+        figures.setdefault(line.test, []).append(f"{line.ours.partition(' points')[0]} on {place}")
+    parts = [f"{test.replace(', ', ', points of ')}: {', '.join(those)}" for test, those in figures.items()]
+    return f"**{word}** ({'; '.join(parts)})"
 
-    ours = of(a, [paper])
-    others = of(b, [paper]) or of(b, ["baselines"])
-    for profile in ("paper", "quick"):
-        some = [row for row in ours if row["profile"] == profile]
-        weights = [row["weights"] for row in some]
-        some = [row for row in some if row["weights"] == max(sorted(set(weights)), key=weights.count)]
-        found = {}
-        for row in some:
-            beside = [o for o in others if o["class"] == row["class"]]
-            if beside and beside[0]["paper"] == paper:
-                beside = [o for o in beside if all(o[name] == row[name] for name in ("seed", "profile", "weights"))]
-            elif beside:  # a baseline: the better profile
-                best = "paper" if any(o["profile"] == "paper" for o in beside) else "quick"
-                beside = [o for o in beside if o["profile"] == best]
-            if beside:
-                value = float(row[metric]) - np.mean([float(o[metric]) for o in beside])
-                found.setdefault(int(row["seed"]), {})[row["class"]] = float(value)
-        if found:
-            return profile, found
-    return None, {}
+
+def shown(checked: pd.DataFrame) -> pd.DataFrame:
+    """What `check` gives as a table to be read; a claim is named in its first line alone."""
+    claim = checked["says"] + " (" + checked["place"] + ")"
+    is_new = (checked["paper"] + claim).ne((checked["paper"] + claim).shift())
+    table = checked.assign(claim=claim.where(is_new, ""), paper=("`" + checked["paper"] + "`").where(is_new, ""))
+    return table[["paper", "claim", "where", "test", "ours", "verdict"]]
+
+
+def table(paper: str, results_dir: Folder = None):
+    """The claims of one paper, styled for its notebook."""
+    checked = check([claim for claim in load() if claim["paper"] == paper], results_dir)
+    return compare.styled(shown(checked).drop(columns="paper"))
+
+
+def gains(
+    paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
+) -> pd.DataFrame:
+    """Methods of a paper beside each other wherever both ran: mean difference, its interval, in how many classes above.
+
+    pairs: (a, b) for a less b; or b alone: each other method of the paper less b.
+    """
+    rows = compare.counted(compare.read_all(results_dir))
+    rows = rows[rows["paper"] == paper]
+    if isinstance(pairs, str):
+        pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
+    lines = []
+    for place in rows[["dataset", "protocol"]].drop_duplicates().itertuples(index=False, name=None):
+        for a, b in pairs:
+            outcomes = {NAMES[metric]: _points(*differences(rows, paper, a, b, place, metric)) for metric in metrics}
+            if ran := [profile for _, profile, word in outcomes.values() if word]:
+                texts = {name: ours.replace(" points", "") for name, (ours, _, _) in outcomes.items()}
+                lines.append({"points": f"{a} less {b}", "where": ", ".join(place), "profile": ran[0], **texts})
+    return pd.DataFrame(lines)
+
+
+def differences(
+    rows: pd.DataFrame, paper: str, a: str, b: str, place: tuple[str, str], metric: str = "auroc"
+) -> tuple[pd.DataFrame, str]:
+    """(a less b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
+
+    Two rows pair that have class, seed, profile, image size and, where both have one, backbone in common; `paper` comes
+    before `quick`, and of seeds those count that have the most classes. b may be a baseline (`baselines.csv`): of it
+    the mean over its seeds counts. An empty table, and why, where nothing pairs.
+    """
+    rows = rows[(rows["dataset"] == place[0]) & (rows["protocol"] == place[1]) & rows[metric].notna()]
+    same = ["class", "profile", "image_size"]
+    ours = rows[(rows["paper"] == paper) & (rows["method"] == a)]
+    others = rows[(rows["paper"] == paper) & (rows["method"] == b)]
+    if others.empty:
+        others = rows[(rows["paper"] == "baselines") & (rows["method"] == b)]
+        others = others.groupby([*same, "weights"], as_index=False)[[metric]].mean()
+    else:
+        same = [*same, "seed"]
+    if ours.empty or others.empty:
+        return pd.DataFrame(), "not run"
+    pairs = ours.merge(others, on=same, suffixes=("", "_other"))
+    both = (pairs["weights"] != "") & (pairs["weights_other"] != "")
+    pairs = pairs[~both | (pairs["weights"] == pairs["weights_other"])]
+    if pairs.empty:
+        return pairs, f"not comparable: {_what_differs(ours, others, [*same, 'weights'])}"
+    profile = "paper" if (pairs["profile"] == "paper").any() else "quick"
+    pairs = pairs[pairs["profile"] == profile]
+    pairs = compare.largest_variant(pairs.assign(of=0, row_weights=pairs["weights"]))
+    pairs["points"] = 100 * (pairs[metric] - pairs[f"{metric}_other"])
+    points = pairs.pivot(index="class", columns="seed", values="points").reindex(pairs["class"].unique())
+    points = points[points[points.notna().sum().idxmax()].notna()]  # the classes of the seed that has the most
+    return points.loc[:, points.notna().all()], profile
+
+
+def _what_differs(ours, others, names):
+    """In which of these columns no row of the one has what a row of the others has, in words."""
+    parts = []
+    for name in names:
+        left, right = (sorted(map(str, set(rows[name]) - {""})) for rows in (ours, others))
+        if left and right and not set(left) & set(right):
+            parts.append(f"{name.replace('_', ' ')} {', '.join(left)} against {', '.join(right)}")
+    return "; ".join(parts) or "no class, seed, profile, image size and backbone in common"
+
+
+def interval(points: np.ndarray) -> tuple[float, float]:
+    """The 95 % interval of the mean of differences (classes, seeds), by a bootstrap over classes and seeds within them.
+
+    SciPy's percentile bootstrap draws the classes. It has no second level, so the statistic draws the seeds of each
+    drawn class. The random numbers are the same each time.
+    """
+    from scipy.stats import bootstrap  # here, for it takes seconds to import
+
+    random = np.random.default_rng(0)
+    n_seeds = points.shape[1]
+
+    def mean(classes, axis):  # of (..., classes), by number
+        seeds = random.integers(n_seeds, size=(*classes.shape, n_seeds))
+        return points[classes[..., None], seeds].mean(axis=(-2, -1))
+
+    numbers = (np.arange(len(points)),)
+    found = bootstrap(numbers, mean, vectorized=True, method="percentile", random_state=random).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def _points(points, profile, least=0.0):
+    """(mean, interval and classes above as a phrase, profile or why there is none, "holds" or what else it is)."""
+    if points.empty:
+        return "", profile, ""
+    above = f"above in {(points.mean(axis=1) > 0).sum()} of {len(points)}"
+    mean = points.to_numpy().mean()
+    if len(points) == 1:
+        return f"{mean:+.1f} points; {above}", profile, "undecided"
+    low, high = interval(points.to_numpy())
+    word = "holds" if low > least + 1e-9 else "does not hold" if high < least - 1e-9 else "undecided"
+    return f"{mean:+.1f} [{low:+.1f}, {high:+.1f}] points; {above}", profile, word
 
 
 def _better(paper, test, place, rows):
     (a, b), metric, least = test["better"], test.get("metric", "auroc"), test.get("least", 0)
     name = f"{a} less {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
-    profile, found = differences(paper, a, b, place, metric, rows)
-    if not found:
-        return {"test": name, "ours": "", "verdict": "not run"}
-    largest = max(found.values(), key=len).keys()  # seeds with other classes have other means
-    found = {seed: values for seed, values in found.items() if values.keys() == largest}
-    means = np.array([100 * np.mean(list(values.values())) for _, values in sorted(found.items())])
-    higher = sum(np.mean([values[one] for values in found.values()]) > 0 for one in largest)
-    spread = f" ± {means.std(ddof=1):.1f}" if len(means) > 1 else ""
-    ours = f"{means.mean():+.1f}{spread} points; above in {higher} of {len(largest)}"
-    return {"test": name, "ours": ours, "verdict": _indicative(_decided(means - least), place, largest, profile, means)}
+    points, profile = differences(rows, paper, a, b, place, metric)
+    ours, profile, word = _points(points, profile, least)
+    if not word:
+        return name, ours, profile
+    expected, n_seeds = set(compare.class_names(*place)), len(points.columns)
+    n_others = len(set(points.index) - expected) if expected else 0
+    if profile == "paper" and expected and expected <= set(points.index) and n_seeds > 1:
+        return name, ours, word
+    classes = (len(points) - n_others, len(expected), n_others)
+    return name, ours, f"indicative: {word}; {compare.extent(classes, profile, n_seeds)}"
 
 
-def _decided(margins):
-    """ "holds", "does not hold" or "undecided", by the mean of margins over seeds and its 95 % t-interval."""
-    mean = margins.mean()
-    if len(margins) > 1:
-        half = results.t_quantile(len(margins)) * margins.std(ddof=1) / np.sqrt(len(margins))
-        if abs(mean) <= half:
-            return "undecided"
-    return "holds" if mean > 0 else "does not hold"
-
-
-def _indicative(verdict, place, classes, profile, seeds):
-    expected = set(results.class_names(*place))
-    if profile == "paper" and expected and expected <= set(classes) and len(seeds) > 1:
-        return verdict
-    others = len(set(classes) - expected) if expected else 0
-    n = f"{len(classes) - others} of {len(expected) or '?'} classes" + f" and {others} others" * bool(others)
-    return f"indicative: {verdict}; {n}, {profile}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-
-
-def _cheaper(paper, test, place, rows):
-    a, b = test["cheaper"]
+def _cheaper(paper, a, b, place, rows):
     name = f"milliseconds an image of {a} beside {b}"
-    times = {}
-    for row in rows:
-        if row["paper"] == paper and row["method"] in (a, b) and (row["dataset"], row["protocol"]) == place:
-            key = tuple(row[one] for one in ("class", "seed", "profile", "weights", "device"))
-            times.setdefault(key, {})[row["method"]] = float(row["ms_per_image"])
-    ratios = [one[a] / one[b] for one in times.values() if len(one) == 2]
-    if not ratios:
-        return {"test": name, "ours": "", "verdict": "not run"}
-    ratio = float(np.median(ratios))
-    n = f"{len(ratios)} run{'s' * (len(ratios) > 1)}"
-    verdict = "holds" if ratio <= SLACK else "does not hold"
-    if any(key[2] != "paper" for key, one in times.items() if len(one) == 2):
-        verdict = f"indicative: {verdict}; {n}, quick"
-    return {"test": name, "ours": f"{ratio:.2f} times, median of {n}", "verdict": verdict}
+    rows = rows[(rows["paper"] == paper) & (rows["dataset"] == place[0]) & (rows["protocol"] == place[1])]
+    same = ["class", "seed", "profile", "weights", "device"]
+    times = rows.pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
+    if times.empty:
+        return name, "", "not run"
+    ratio, n = (times[a] / times[b]).median(), f"{len(times)} run{'s' * (len(times) > 1)}"
+    word = "holds" if ratio <= SLACK else "does not hold"
+    is_whole = set(times.index.get_level_values("profile")) == {"paper"}
+    return name, f"{ratio:.2f} times, median of {n}", word if is_whole else f"indicative: {word}; {n}, quick"
 
 
-def _printed(paper, test, place, records):
-    metric = test["printed"]
-    some = [
-        one
-        for one in records
-        if one["paper"] == one["method"] == paper
-        and one["metric"] == metric
-        and (one["dataset"], one["protocol"]) == place
-    ]
-    one = min(some, key=lambda one: (not one["n_seeds"], some.index(one)))  # a backbone that ran, else the first
-    label = f" ({one['weights']})" if one["weights"] else ""
-    name = f"printed {NAMES[metric]}{label} {one['published']:.3f}"
-    if not one["n_seeds"]:
-        return {"test": name, "ours": "", "verdict": "not run"}
-    spread = "" if one["ours_std"] is None else f" ± {one['ours_std']:.3f}"
-    return {"test": name, "ours": f"{one['ours_mean']:.3f}{spread}", "verdict": one["verdict"]}
+def _printed(paper, metric, place, records):
+    records = records[(records["paper"] == paper) & (records["method"] == paper) & (records["metric"] == metric)]
+    records = records[(records["dataset"] == place[0]) & (records["protocol"] == place[1])]
+    record = records.sort_values("n_seeds", key=lambda n: n == 0, kind="stable").iloc[0]  # a backbone that ran
+    backbone = f" ({record['weights']})" if record["weights"] else ""
+    name = f"printed {NAMES[metric]}{backbone} {record['published']:.3f}"
+    return name, compare.as_ours(record) if record["n_seeds"] else "", record["verdict"]
 
 
-def _in_print(paper, test, place, folder):
-    metric = test["in_print"]
-    over = test.get("over", "mean")
-    cells = [
-        one
-        for one in results.published(paper, folder)
-        if one["metric"] == metric and one["class"] == over and (one["dataset"], one["protocol"]) == place
-    ]
-    own = max((one for one in cells if one["method"] == paper), key=lambda one: one["value"])
-    beside = test.get("beside") or {one["method"] for one in cells} - {paper}
-    best = max((one for one in cells if one["method"] in beside), key=lambda one: one["value"])
-    label = f" ({own['weights']})" if own["weights"] else ""
+def _in_print(paper, test, place, cells):
+    metric, over = test["in_print"], test.get("over", "mean")
+    cells = cells[(cells["metric"] == metric) & (cells["class"] == over)]
+    cells = cells[(cells["dataset"] == place[0]) & (cells["protocol"] == place[1])]
+    own = cells[cells["method"] == paper].nlargest(1, "value").iloc[0]
+    best = cells[cells["method"].isin(test.get("beside", {*cells["method"]} - {paper}))].nlargest(1, "value").iloc[0]
+    backbone = f" ({own['weights']})" if own["weights"] else ""
     who = "beside it" if "beside" in test else "best of the others"
-    ours = f"printed: {own['value']:.4g}{label}, {who} {best['method']} {best['value']:.4g}"
-    holds = "holds" if own["value"] > best["value"] else "does not hold"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
-    return {"test": f"its table's {what}, {NAMES[metric]}", "ours": ours, "verdict": f"{holds} in its own table"}
+    word = "holds" if own["value"] > best["value"] else "does not hold"
+    ours = f"printed: {own['value']:.4g}{backbone}, {who} {best['method']} {best['value']:.4g}"
+    return f"its table's {what}, {NAMES[metric]}", ours, f"{word} in its own table"

@@ -1,0 +1,423 @@
+"""What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts.
+
+    printed = compare.published("two_stage")     # a line for each printed cell
+    rows = compare.read_all()                    # a line for each result row that stands
+    records = compare.compare(["two_stage"])     # a line for each printed number: ours beside it, and a verdict
+    compare.verify(jobs, "results", "build/verify")     # jobs run again: old rows beside new ones
+
+The CSVs are `rows.py`'s; what the papers printed stands in published/<paper>.csv, one cell a line.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro.rows import COLUMNS, KEY, METRICS, of_stand_ins, read, read_table, standing
+
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+TOLERANCE = 0.01  # of a verdict
+PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
+PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # what tells printed numbers from each other
+TIMES = ["train_seconds", "job_seconds", "ms_per_image"]
+NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", *TIMES, "n_parameters", "peak_memory_mb", "steps"]
+# Methods whose training is a part of what another method's row says already: train_seconds there are sums.
+PART_OF = {"two_stage_mse": "two_stage", "two_stage_ssim": "two_stage", "rotnet": "two_stage", "ocsvm_oracle": "ocsvm"}
+Folder = Path | str | None
+
+
+def published(paper: str, folder: Folder = None) -> pd.DataFrame:
+    """The printed cells of a paper, from published/<paper>.csv: its columns, `value` a float, and `unit` added.
+
+    folder: where the file is (None: the checkout's published/). `unit` is one unit in the last printed place: 0.001
+    for the text 0.750, so trailing zeros matter. Raises FileNotFoundError, and ValueError naming file and line.
+    """
+    folder = CHECKOUT / "published" if folder is None else Path(folder)
+    path = folder / f"{paper}.csv"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in folder.glob("*.csv"))) or "none"
+        raise FileNotFoundError(f"no published table {path}; there are: {known}")
+    cells = []
+    for number, line in read_table(path, PUBLISHED_COLUMNS):
+        where = f"{path}, line {number}"
+        if line["paper"] != paper:
+            raise ValueError(f"{where}: paper is {line['paper']!r}, not {paper!r}")
+        if line["metric"] not in METRICS:
+            raise ValueError(f"{where}: metric is {line['metric']!r}, none of {', '.join(METRICS)}")
+        whole, _, decimals = line["value"].partition(".")
+        if not (whole in ("0", "1") and decimals.isdecimal() and 0 <= float(line["value"]) <= 1):
+            raise ValueError(f"{where}: value is {line['value']!r}, not a number in [0, 1] such as 0.973")
+        cells.append({**line, "value": float(line["value"]), "unit": 10.0 ** -len(decimals)})
+    return pd.DataFrame(cells, columns=[*PUBLISHED_COLUMNS, "unit"])
+
+
+def frame(rows: list[dict]) -> pd.DataFrame:
+    """Result rows, dicts of text, as a DataFrame: seeds, metrics, counts and times as numbers, NaN where empty."""
+    table = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, "job_seconds"])))
+    return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
+
+
+def read_all(results_dir: Folder = None) -> pd.DataFrame:
+    """The rows of every results_dir/*.csv (None: the checkout's results/) that stand; checked as by `rows.read`."""
+    folder = CHECKOUT / "results" if results_dir is None else Path(results_dir)
+    return frame([cells for path in sorted(folder.glob("*.csv")) for cells in standing(read(path))])
+
+
+def counted(rows: pd.DataFrame) -> pd.DataFrame:
+    """Those rows that count in a comparison: `ok`, quick or paper, real images, no random weights, no stand-ins."""
+    rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & ~rows["weights"].str.endswith("/random")]
+    drawn = [of_stand_ins(cells) for cells in rows[["data", "weights"]].to_dict("records")]
+    return rows[~np.array(drawn, bool)]
+
+
+def class_names(dataset: str, protocol: str = "official") -> list[str]:
+    """The classes a mean over `dataset` is over, as `repro.data` names them; [] where that is not known.
+
+    Of coil100 these are the 30 objects of `data.COIL100_OBJECTS`. In protocol superclass a paper takes some classes of
+    CIFAR-100, and which they are it need not say.
+    """
+    from repro import data  # here, for it imports torch
+
+    if protocol == "superclass":
+        return []
+    return list(data.COIL100_OBJECTS if dataset == "coil100" else data.CLASS_NAMES.get(dataset, []))
+
+
+def is_variant(method: str, methods: set[str]) -> bool:
+    """Whether a method is another setting of one of these, as ocsvm_oracle is of ocsvm."""
+    return any(method.startswith(f"{other}_") for other in methods)
+
+
+def run_seconds(rows: pd.DataFrame) -> pd.Series:
+    """Seconds of each job, by its rows: job -> seconds; a job whose rows hold no times is not in it.
+
+    job_seconds where it is there. Else training, once for all methods that share one, and scoring of each test image:
+    that leaves out data, kernel, metrics and pictures.
+    """
+    training = ["job", "train_seconds", "n_parameters", "steps"]  # alike where methods share a training
+    methods = set(zip(rows["job"], rows["method"], strict=True))
+    is_part = [(job, PART_OF.get(name)) in methods for job, name in zip(rows["job"], rows["method"], strict=True)]
+    trained = rows[~np.array(is_part, bool)].dropna(subset="train_seconds").drop_duplicates(training)
+    scored = rows.dropna(subset=["ms_per_image", "n_test"]).drop_duplicates([*training, "ms_per_image"])
+    scored = (scored["ms_per_image"] * scored["n_test"] / 1000).groupby(scored["job"]).sum()
+    parts = trained.groupby("job")["train_seconds"].sum().add(scored, fill_value=0)
+    return rows.groupby("job")["job_seconds"].max().dropna().combine_first(parts)
+
+
+def verdict(
+    published: float, unit: float, means: list[float], classes: tuple[int, int, int], profile: str, copy: str = ""
+) -> str:
+    """One phrase on a printed number beside ours.
+
+    published: the printed value; unit: one unit of its last place. means: of each seed the mean over its classes.
+    classes: how many ran of those the printed number is over, how many it is over (0: not known), how many others ran.
+    copy: "17 of 100 classes" where the images are of a copy that lacks classes, so that another task was measured.
+    "not run" without means; "indicative: 3 of 10 classes, quick, 1 seed" unless just these classes ran in profile
+    "paper" on whole data; else "reproduced" (off by at most 0.01 and half a unit), "within noise" (the printed value
+    lies in the 95 % t-interval of three or more seeds), "above" or "below".
+    """
+    if not len(means):
+        return "not run"
+    if profile != "paper" or classes[0] != classes[1] or classes[2] or copy:
+        return f"indicative: {extent(classes, profile, len(means), copy)}"
+    means, rounding = np.array(means), 1e-9  # a difference of just the tolerance is within it, whatever fractions do
+    difference = means.mean() - published
+    if abs(difference) <= TOLERANCE + unit / 2 + rounding:
+        return "reproduced"
+    if len(means) >= 3 and abs(difference) <= t_quantile(len(means)) * means.std(ddof=1) / len(means) ** 0.5 + rounding:
+        return "within noise"
+    return "above" if difference > 0 else "below"
+
+
+def extent(classes: tuple[int, int, int], profile: str, n_seeds: int, copy: str = "") -> str:
+    """What was run, in words: '7 of 30 classes and 10 others, paper, 2 seeds'; arguments as of `verdict`."""
+    n_classes, n_expected, n_others = classes
+    others = f" and {n_others} other{'s' * (n_others > 1)}" if n_others else ""
+    in_part = f"a copy of {copy}, " if copy else ""
+    return (
+        f"{n_classes} of {n_expected or '?'} classes{others}, {in_part}{profile}, {n_seeds} seed{'s' * (n_seeds > 1)}"
+    )
+
+
+def t_quantile(n: int) -> float:
+    """Student's 97.5 % quantile for the mean of n values: n - 1 degrees of freedom."""
+    from scipy.special import stdtrit  # here, for a job does not need SciPy
+
+    return float(stdtrit(n - 1, 0.975))
+
+
+# ---- printed beside ours -------------------------------------------------------------------------------------------
+
+
+def compare(
+    papers: list[str] | None = None,
+    results_dir: Folder = None,
+    published_dir: Folder = None,
+    register: set[str] | None = None,
+) -> pd.DataFrame:
+    """What was printed beside what came out: one line per printed (paper, method, weights, dataset, protocol, metric).
+
+    papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: PLACE;
+    published, the printed mean, else the mean of the printed classes, and printed, as text; published_classes {class:
+    value}; ours_mean and ours_std over seeds (NaN: not run, one seed), and ours, as text; classes, spreads and
+    image_sizes {class: mean over seeds, standard deviation, size}; seeds; n_classes, n_expected, n_others (that ran and
+    are not expected), n_seeds, n_stale; profile, data, row_paper, row_weights ('': not run); label, remarks, verdict.
+
+    Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick";
+    the printed backbone; of several sources of weights the one with most rows, of several image sizes too, but for
+    classes that have no row of that size. Of seeds with different classes, those with the largest set of classes.
+    Classes that the printed mean is not over (see `class_names`) count only where not all of its own ran.
+    """
+    folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
+    papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
+    records = _printed_numbers(pd.concat([published(paper, folder) for paper in papers]))
+    rows = _by_metric(counted(read_all(results_dir))).rename(columns={"paper": "row_paper"})
+    rows = rows.assign(row_weights=rows["weights"], weights=rows["weights"].str.split("/").str[0])
+    rows = records.rename_axis("of").reset_index().drop(columns="note").merge(rows, on=PLACE[1:])
+    asked = zip(rows["has_mean"], rows["published_classes"], rows["class"], strict=True)
+    is_asked = np.array([has_mean or name in printed for has_mean, printed, name in asked], bool)
+    rows = rows[is_asked & ((rows["row_paper"] == rows["paper"]) | (rows["row_paper"] == "baselines"))]
+    # own rows before baselines, then profile paper before quick
+    rank = 2 * (rows["row_paper"] != rows["paper"]) + (rows["profile"] != "paper")
+    return _with_ours(records, largest_variant(rows[rank == rank.groupby(rows["of"]).transform("min")]), register)
+
+
+def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[str] | None = None) -> pd.DataFrame:
+    """Rows that stand beside no printed number (other methods, profile demo, a user's images), in the same columns.
+
+    records: those of `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
+    (AUROC, and the pixel metrics where there are any); the verdict is "not printed".
+    """
+    key = ["row_paper", "method", "row_weights", "dataset", "protocol", "metric", "profile"]
+    shown = {
+        (*(line[name] for name in key), size, of_class)
+        for line in records.to_dict("records")
+        for of_class, size in line["image_sizes"].items()
+    }
+    rows = read_all(results_dir)
+    rows = _by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
+    is_shown = [cells in shown for cells in rows[[*key, "image_size", "class"]].itertuples(index=False, name=None)]
+    rows = rows[(rows["metric"] != "balanced_accuracy") & ~np.array(is_shown, bool)]
+    rows = rows.assign(is_last=rows["paper"] == "baselines")
+    rows["of"] = rows.groupby([*key, "image_size"], sort=False).ngroup()
+    rows = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable")
+    alone = rows.drop_duplicates("of").set_index("of")[PLACE].assign(published=np.nan, unit=np.nan, note="")
+    alone["expected"] = [class_names(*place) for place in zip(alone["dataset"], alone["protocol"], strict=True)]
+    return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
+
+
+def _by_metric(rows):
+    """The rows once for each metric that they have, as `value` and `metric`, in the order of the rows."""
+    names = [name for name in rows if name not in METRICS]
+    return rows.melt(names, METRICS, "metric", ignore_index=False).dropna(subset="value").sort_index(kind="stable")
+
+
+def _printed_numbers(cells):
+    """One line per printed number: value, unit, note, the printed classes, and those of the mean ([]: not known)."""
+    cells = cells.assign(is_mean=cells["class"] == "mean", is_class=~cells["class"].str.startswith("mean"))
+    notes = cells.groupby(PLACE, sort=False)["note"].agg("; ".join)
+    has_mean = cells.groupby(PLACE)["is_mean"].transform("any")
+    number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE)
+    number = number.agg(published=("value", "mean"), unit=("unit", "first"), has_mean=("is_mean", "any"))
+    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes says nothing alone
+    records["note"] = ["; ".join(filter(None, dict.fromkeys(note.split("; ")))) for note in records["note"]]
+    by_class = cells[cells["is_class"]].groupby(PLACE)
+    records["published_classes"] = _dicts(by_class, "class", "value", records.index)
+    records, expected = records.reset_index(), []
+    for line in records.itertuples():
+        known = class_names(line.dataset, line.protocol) if line.has_mean else []
+        is_open = line.has_mean and line.protocol == "superclass"
+        expected.append(known or ([] if is_open else list(line.published_classes)))
+    return records.assign(expected=expected)
+
+
+def _dicts(groups, key, value, index):
+    """Of each group the dict key -> value, in the order of `index`; {} where it is not among them."""
+    found = {place: dict(zip(part[key], part[value], strict=True)) for place, part in groups}
+    return [found.get(place, {}) for place in index]
+
+
+def _usual(rows, by, column):
+    """The value of a column that most rows of a group have, of several such the newest, for each row."""
+    found = rows.groupby([*by, column])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
+    return rows[by].merge(found.groupby(by)[column].last().reset_index(), "left", by)[column].to_numpy()
+
+
+def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ in row_weights or image size: of each record (`of`) one backbone's, of each class one size's.
+
+    A class that lacks the size which most rows have counts with its own, for a paper may see objects at one size and
+    textures at another.
+    """
+    rows = rows[rows["row_weights"] == _usual(rows, ["of"], "row_weights")]
+    is_usual = rows["image_size"] == _usual(rows, ["of"], "image_size")
+    is_lacking = ~is_usual.groupby([rows["of"], rows["class"]]).transform("any")
+    return rows[is_usual | (is_lacking & (rows["image_size"] == _usual(rows, ["of", "class"], "image_size")))]
+
+
+def _with_ours(records, rows, register):
+    """The records with what their rows say; rows: `of` is the index of their record."""
+    records = records.assign(n_expected=records["expected"].map(len))
+    expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
+    rows = rows.assign(is_expected=np.array([not names or name in names for names, name in expected], bool))
+    n_ran = rows.groupby(["of", "seed"])["is_expected"].transform("sum")
+    rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # whole without the others
+    seeds = rows.groupby(["of", "seed"]).agg(
+        names=("class", frozenset), n=("is_expected", "sum"), n_ran=("class", "size"), mean=("value", "mean")
+    )
+    largest = seeds.sort_values(["n", "n_ran"], ascending=False, kind="stable").groupby("of")["names"].first()
+    seeds = seeds[seeds["names"] == largest.reindex(seeds.index.get_level_values("of")).to_numpy()].reset_index()
+    rows = rows.merge(seeds[["of", "seed"]], on=["of", "seed"])
+    rows["is_stale"] = False if register is None else ~rows["job"].isin(register)
+    rows["copy"] = rows["data"].str.extract(r"\((\d+ of \d+ classes)\)$", expand=False).fillna("")
+    firsts = {name: (name, "first") for name in ("profile", "row_paper", "row_weights")}
+    texts = {name: (name, _words) for name in ("data", "copy", "image_size")}
+    ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"))
+    numbers = {"ours_mean": ("mean", "mean"), "ours_std": ("mean", "std"), "n_classes": ("n", "first")}
+    lists = {"means": ("mean", list), "seeds": ("seed", list), "n_seeds": ("seed", "size"), "n_ran": ("n_ran", "first")}
+    records = records.join(ours).join(seeds.groupby("of").agg(**numbers, **lists))
+    by_class = rows.groupby(["of", "class"], sort=False).agg(
+        classes=("value", "mean"), spreads=("value", "std"), image_sizes=("image_size", "first")
+    )
+    for name in by_class:
+        records[name] = _dicts(by_class.reset_index("class").groupby("of"), "class", name, records.index)
+    counts = ["n_classes", "n_ran", "n_seeds", "n_stale"]
+    records = records.fillna({**dict.fromkeys([*firsts, *texts], ""), **dict.fromkeys(counts, 0)})
+    records = records.astype(dict.fromkeys(counts, int)).assign(n_others=lambda one: one["n_ran"] - one["n_classes"])
+    weights = records["row_weights"].where(records["row_weights"] != "", records["weights"])
+    records["label"] = records["method"] + (" (" + weights + ")").where(weights != "", "")
+    texts = [(_as_printed(line), as_ours(line), _remarks(line), _verdict(line)) for line in records.to_dict("records")]
+    records[["printed", "ours", "remarks", "verdict"]] = pd.DataFrame(texts, index=records.index, columns=range(4))
+    return records.reset_index(drop=True)
+
+
+def _words(texts):
+    return " and ".join(sorted({*texts} - {""}, key=lambda text: (len(text), text)))
+
+
+def _verdict(line):
+    if np.isnan(line["published"]):
+        return "not printed"
+    classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
+    return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
+
+
+def _as_printed(line):
+    """The printed value, to as many places as it was printed with; '' where there is none."""
+    places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
+    return f"{line['published']:.{places}f}" if places else ""
+
+
+def as_ours(record: dict) -> str:
+    """Our mean, and behind ± its standard deviation over seeds; '' where not run."""
+    spread = "" if np.isnan(record["ours_std"]) else f" ± {record['ours_std']:.3f}"
+    return f"{record['ours_mean']:.3f}{spread}" if record["n_seeds"] else ""
+
+
+def mean_of_these(record: dict) -> float:
+    """Where only some classes ran, what the paper prints for them, else NaN: the mean over all is no fair neighbour."""
+    printed, names = record["published_classes"], record["classes"].keys()
+    is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
+    return float(np.mean([printed[name] for name in names])) if is_part else np.nan
+
+
+def _remarks(line):
+    """What else a reader must know: printed values of these classes, image size, data, stale rows."""
+    mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
+    parts = [
+        "" if np.isnan(mean) else f"printed for {', '.join(line['classes'])}: {mean:.3f}",
+        f"{line['image_size']} px" if line["image_size"] else "",
+        f"data {line['data']}" if line["data"] not in ("", "official", "embedded") else "",
+        f"{line['n_stale']} of {n_rows} rows stale" if line["n_stale"] else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def table(records: pd.DataFrame) -> pd.DataFrame:
+    """The records of `compare` that ran, as text to be read, the paper's own method in bold."""
+    ran = records[records["n_seeds"] > 0]
+    method = ran["label"].where(ran["method"] != ran["paper"], "**" + ran["label"] + "**")
+    names = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
+    return ran.assign(method=method)[names]
+
+
+def styled(table: pd.DataFrame):
+    """A table for a notebook: whole texts, aligned left, numbers to three places, nothing where there is nothing."""
+    style = table.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
+    style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
+    style = style if table.index.names != [None] else style.hide()
+    return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")
+
+
+# ---- old beside new ------------------------------------------------------------------------------------------------
+
+
+def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
+    """Those of the jobs that have rows under `folder`, with the settings that the register gives them now."""
+    from repro.sweep import outstanding
+
+    return outstanding(jobs, folder)[1]
+
+
+def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:
+    """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
+
+    Columns: job (its id), method, metric, old, new (NaN: no such row came out), difference (new - old), spread,
+    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
+    differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
+    Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
+    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without
+    a new row.
+    """
+    ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
+    old, new = (
+        _by_metric(
+            frame([row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"])
+        )
+        for folder in (old_folder, new_folder)
+    )
+    old, new = (
+        rows.assign(run=rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?"))
+        for rows in (old, new)
+    )
+    key = [*(name for name in KEY if name != "seed"), "metric"]  # what two seeds of a method share
+    seeds = old.groupby(key)["value"]
+    old = old.assign(n_seeds=seeds.transform("size"), std=seeds.transform("std"))
+    old["spread"] = [
+        t_quantile(n) * s * 2**0.5 if n > 1 else np.nan for n, s in zip(old["n_seeds"], old["std"], strict=True)
+    ]
+    old = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
+    both = old.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new"))
+    both["difference"] = (both["value_new"] - both["value"]).round(6)
+    size, allowed = both["difference"].abs(), both["spread"].fillna(TOLERANCE)
+    both["verdict"] = np.select([size.isna(), size == 0, size <= allowed], ["missing", "same", "within"], "outside")
+    both = both.rename(columns={"value": "old", "value_new": "new", "run": "old_run", "run_new": "new_run"})
+    names = [
+        "job",
+        "method",
+        "metric",
+        "old",
+        "new",
+        "difference",
+        "spread",
+        "n_seeds",
+        "verdict",
+        "old_run",
+        "new_run",
+    ]
+    return both[names]
+
+
+def verify_text(records: pd.DataFrame, jobs: list[dict]) -> str:
+    """The records of `verify` as lines of text, below a line for each job, and the counts of the verdicts."""
+    from repro.register import describe
+
+    jobs, lines = {job["id"]: job for job in jobs}, []
+    for job, part in records.groupby("job", sort=False):
+        runs = part.iloc[0][["old_run", "new_run"]].fillna("-")
+        lines += ["", describe(jobs[job]), f"  old: {runs['old_run']}", f"  new: {runs['new_run']}"]
+        shown = part.drop(columns=["job", "old_run", "new_run"])
+        lines.append(shown.to_string(index=False, na_rep="-", float_format="{:.6f}".format))
+    counts = records["verdict"].value_counts(sort=False)
+    return "\n".join([*lines, "", ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])
