@@ -142,7 +142,7 @@ def reproduce(
             # a folder for each attempt: the kernel of a killed process may write for another second
             work = Path(root, f"{job['id']}-{attempt}")
             _carry(checkpoint_path(out, job), work / CHECKPOINT)
-            _note(out, job, f"{describe(job)}: attempt {attempt}, slot {number}, commit {options['commit']}")
+            _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
             future = submit(job, options | {"work": str(work)}, variables[number % len(variables)])
             told = {"progress": None, "noted": 0.0, "since": time.monotonic()}
             return {"job": job, "attempt": attempt, "number": number, "work": work, "future": future, **told}

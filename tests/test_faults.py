@@ -23,7 +23,8 @@ import pytest
 import toy
 from faults import Ledger, Touches, failing, kill, of_sweep, stop, wait_for
 
-from repro import job, rows, sweep
+from repro import job as runner
+from repro import rows, sweep
 
 
 TABLE = faults.Table()
@@ -54,7 +55,7 @@ def arena(tmp_path):
 @pytest.fixture
 def here(arena, tmp_path, monkeypatch):
     """here(jobs): the same without processes; .sweep(jobs) runs the notebook's code in this process."""
-    monkeypatch.setattr(job, "execute", faults.execute)
+    monkeypatch.setattr(runner, "execute", faults.execute)
     monkeypatch.setattr(sweep, "commit", str)  # git takes longer than all the rest
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -166,25 +167,26 @@ def strike(one, parent, kind, random, must_fail, may_fail):
     must_fail, may_fail: ids of the jobs whose kernel was killed in this call: in the midst of it, and at any moment.
     """
     count = TABLE.of(f"{kind} killed")
+    if kind == "parent":
+        stop(faults.psutil.Process(parent.pid))
     alive = of_sweep(parent)
     kernels, victims = alive["kernel"], alive[kind]
-    if not victims:
+    if not victims or not alive["worker"]:  # while no job runs, nobody would tidy up behind a parent
+        parent.send_signal(signal.SIGCONT)
         count["nothing"] += 1
         return False
     victim = random.choice(victims)
-    if kind in ("parent", "server"):
-        hit = any(one.job_of(kernel)[1] for kernel in kernels)
-    else:
+    own = kernels
+    if kind in ("kernel", "worker"):
         stop(victim)
         own = [victim] if kind == "kernel" else [kernel for kernel in kernels if parent_of(kernel) == victim.pid]
-        jobs = [one.job_of(kernel) for kernel in own]
-        hit = any(midst for _, midst in jobs)
-        if kind == "kernel":
-            may_fail.update(job["id"] for job, _ in jobs if job)
-            must_fail.update(job["id"] for job, midst in jobs if job and midst)
-        else:  # of a kernel killed a moment ago its worker may not know yet: then the job runs again
-            told = {row["job"] for row in rows.read(one.out / "toy.csv") if row["status"] == "failed"}
-            must_fail &= told
+    jobs = [one.job_of(kernel) for kernel in own]
+    hit = any(midst for _, midst in jobs)
+    if kind == "kernel":
+        may_fail.update(job["id"] for job, _ in jobs if job)
+        must_fail.update(job["id"] for job, midst in jobs if job and midst)
+    else:  # of a kernel killed a moment ago its worker may not know yet: then the job runs again
+        must_fail &= {row["job"] for row in rows.read(one.out / "toy.csv") if row["status"] == "failed"}
     kill(victim)
     count["injected"] += 1
     count["running" if hit else "idle"] += 1
