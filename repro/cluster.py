@@ -1,23 +1,23 @@
 """A sweep on the workers of a Dask cluster: the same jobs, rows and notebooks, through its executor.
 
-    with cluster.connect("tcp://head:8786", jobs, {"GPU": 1}) as (n_now, new_slot):
-        sweep.reproduce(jobs, "results", n_jobs=len(jobs), new_slot=new_slot, waits=True)
+    with cluster.connect("tcp://head:8786", jobs, {"GPU": 1}) as (n_now, submit):
+        sweep.reproduce(jobs, "results", submit=submit)
 
 All jobs are with the scheduler at once, so that workers which join later find theirs. A worker needs this checkout on
-its path, and the data; what a job gives comes back through the scheduler, so that no disk is shared. Where a job runs,
-and that one whose worker died runs again elsewhere, is the scheduler's affair: it gives a job up once four workers died
-of it. Checkpoints stay on the worker and go with it.
+its path, and the data; what a job gives comes back through the scheduler, so that no disk is shared. A job whose worker
+died runs again elsewhere; the scheduler gives it up once four died of it. Checkpoints stay on the worker.
 """
 
 import contextlib
 import json
 import tempfile
 import threading
-from concurrent.futures import CancelledError, Executor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
 
-from repro import worker
-from repro.files import write_whole
+from repro import job as runner
+from repro import rows
 from repro.register import CHECKOUT, fingerprint
 
 
@@ -26,8 +26,10 @@ TELL_EVERY = 2  # seconds
 
 
 @contextlib.contextmanager
-def connect(address, jobs, resources=None, timeout=30):
-    """Connect to the scheduler at `address` and look at its workers; gives (n_now, new_slot) for `sweep.reproduce`.
+def connect(
+    address: str, jobs: list[dict], resources: dict[str, float] | None = None, timeout: float = 30
+) -> Iterator[tuple[int, Callable[..., Future]]]:
+    """Connect to the scheduler at `address` and look at its workers; gives (n_now, submit) for `sweep.reproduce`.
 
     n_now: how many jobs its workers of now take at once. resources: what each job takes of a worker, {"GPU": 1}, as
     workers offer it with --resources. Raises ValueError, in one sentence and before anything runs: no scheduler there
@@ -38,16 +40,29 @@ def connect(address, jobs, resources=None, timeout=30):
         from distributed import Client
     except ImportError:
         raise ValueError("SCHEDULER= needs the package distributed: install the extra `cluster`") from None
-    resources, folders = resources or {}, {}
     try:
         client = Client(address, timeout=timeout, set_as_default=False)
     except (OSError, ValueError) as error:  # TimeoutError is an OSError
         raise ValueError(f"no scheduler answers at {address} ({str(error).partition(chr(10))[0]})") from None
+    works = {}  # job id -> the folder in which the sweep looks for its progress
+
+    def submit(job, options, variables):
+        # a worker takes its own notebooks, environment and work folder; only a test has other notebooks
+        own = "notebooks" if options["notebooks"] == str(CHECKOUT / "notebooks") else ""
+        works[job["id"]] = options["work"]
+        return executor.submit(run, job, {name: options[name] for name in options if name not in ("work", own)})
+
+    def hear(event):
+        told = event[1]
+        if told.get("job") in works:
+            with contextlib.suppress(OSError):  # no room: then it is not shown
+                rows.write_whole(Path(works[told["job"]], "progress.json"), told["progress"].encode(), durable=False)
+
     try:
-        n_now = _check(client, address, jobs, resources, timeout)
-        client.subscribe_topic(TOPIC, lambda event: _told(event, folders))
+        n_now = _check(client, address, jobs, resources or {}, timeout)
+        client.subscribe_topic(TOPIC, hear)
         executor = client.get_executor(pure=False, **({"resources": resources} if resources else {}))
-        yield n_now, lambda number: _Slot(executor, folders)
+        yield n_now, submit
     except CancelledError:
         raise RuntimeError(
             f"the scheduler at {address} is gone; what was finished is kept, and the same command goes on from there"
@@ -62,93 +77,62 @@ def _check(client, address, jobs, resources, timeout):
         client.wait_for_workers(1, timeout=timeout)
     except TimeoutError:
         raise ValueError(f"the scheduler at {address} has no workers") from None
-    workers = client.scheduler_info(n_workers=-1)["workers"]
-    able = {
-        name: info
-        for name, info in workers.items()
-        if all(info["resources"].get(one, 0) >= amount for one, amount in resources.items())
-    }
+    room = {}  # worker -> the jobs it takes at once
+    offers = set()
+    for name, info in client.scheduler_info(n_workers=-1)["workers"].items():
+        offered = info["resources"]
+        offers |= {f"{thing}={amount:g}" for thing, amount in offered.items()}
+        shares = [int(offered.get(thing, 0) // amount) for thing, amount in resources.items()]
+        room[name] = min([info["nthreads"], *shares])
+    able = [name for name in room if room[name]]
     if not able:
-        offered = sorted(
-            {f"{one}={amount:g}" for info in workers.values() for one, amount in info["resources"].items()}
-        )
-        wanted = ",".join(f"{one}={amount:g}" for one, amount in resources.items())
-        raise ValueError(f"no worker at {address} offers {wanted}; they offer {', '.join(offered) or 'no resources'}")
-    told = client.run(examine, jobs, workers=list(able), on_error="return")
-    for name, one in told.items():
-        if isinstance(one, Exception):
+        wanted = ",".join(f"{thing}={amount:g}" for thing, amount in resources.items())
+        there = ", ".join(sorted(offers)) or "no resources"
+        raise ValueError(f"no worker at {address} offers {wanted}; they offer {there}")
+    for name, found in client.run(examine, jobs, workers=able, on_error="return").items():
+        if isinstance(found, Exception):
             raise ValueError(
-                f"worker {name} cannot look at the jobs ({worker.last_line(one)}): it needs this checkout on its path"
+                f"worker {name} cannot look at the jobs ({runner.last_line(found)}): it needs this checkout on its path"
             ) from None
-        if one["code"] != fingerprint():
-            raise ValueError(f"worker {name} has another version of the code ({one['code']}, here {fingerprint()})")
-        lacking = [thing for thing in one["missing"] if not thing["is_downloaded"]]
+        code, missing = found
+        if code != fingerprint():
+            raise ValueError(f"worker {name} has another version of the code ({code}, here {fingerprint()})")
+        lacking = [thing for thing in missing if not thing["is_downloaded"]]
         if lacking:
             raise ValueError(f"worker {name} lacks {lacking[0]['what']}: {lacking[0]['how']}")
-    return sum(
-        min([info["nthreads"], *(int(info["resources"][one] // amount) for one, amount in resources.items())])
-        for info in able.values()
-    )
-
-
-class _Slot(Executor):
-    """Room for one job. All slots share the scheduler's executor, which finds the worker."""
-
-    def __init__(self, executor, folders):
-        self.executor, self.folders = executor, folders
-
-    def submit(self, function, job, options):
-        # a worker takes its own notebooks, and a work folder of its own; only a test has others
-        own = {} if options["notebooks"] == str(CHECKOUT / "notebooks") else {"notebooks": options["notebooks"]}
-        self.folders[job["id"]] = options["work"]
-        return self.executor.submit(run_job, job, {"device": options["device"], "commit": options["commit"], **own})
-
-    def shutdown(self, wait=True, cancel_futures=False):
-        pass  # `connect` closes the client, and with it goes what still waits
-
-
-def _told(event, folders):
-    """Put what a worker tells of a job where the sweep looks for it."""
-    _, told = event
-    if told.get("job") in folders:
-        with contextlib.suppress(OSError):  # no room: then it is not shown
-            write_whole(Path(folders[told["job"]]) / "progress.json", told["progress"].encode(), durable=False)
+    return sum(room.values())
 
 
 # ---- on the worker -------------------------------------------------------------------------------------------------
 
 
-def run_job(job, options):
-    """`worker.run_job` on a worker of the cluster, telling how far it is."""
+def examine(jobs: list[dict]) -> tuple[str, list[dict]]:
+    """What a worker has: its code's `fingerprint()`, and what the jobs need and it lacks (`plan.missing`)."""
+    from repro import plan
+
+    return fingerprint(), plan.missing(jobs)
+
+
+def run(job: dict, options: dict) -> dict:
+    """`job.run_job` on a worker of the cluster, telling how far it is."""
     from distributed import get_worker
 
-    worker.set_environment(worker.environment(worker.cores()))
-    me = get_worker()
+    runner.set_environment(runner.environment(runner.cores()))
+    me, over = get_worker(), threading.Event()
     # in the worker's own folder: what a killed one leaves there goes when the next worker of this machine starts
     with tempfile.TemporaryDirectory(prefix="adlib-", dir=me.local_directory, ignore_cleanup_errors=True) as work:
-        over = threading.Event()
-        teller = threading.Thread(target=_tell, args=(me, job, work, over), daemon=True)
+
+        def tell():
+            content = json.dumps({"done": 0, "total": 1, "what": "kernel"})
+            while not over.wait(TELL_EVERY):
+                me.log_event(TOPIC, {"job": job["id"], "progress": content})
+                with contextlib.suppress(OSError):  # no progress yet
+                    content = Path(work, "progress.json").read_text(encoding="utf-8")
+
+        teller = threading.Thread(target=tell, daemon=True)
         teller.start()
         try:
-            return worker.run_job(job, {"notebooks": str(CHECKOUT / "notebooks"), **options, "work": work})
+            return runner.run_job(job, {"notebooks": str(CHECKOUT / "notebooks"), **options, "work": work})
         finally:
             over.set()
             teller.join()
-
-
-def _tell(me, job, work, over):
-    me.log_event(TOPIC, {"job": job["id"], "progress": json.dumps({"done": 0, "total": 1, "what": "kernel"})})
-    before = None
-    while not over.wait(TELL_EVERY):
-        with contextlib.suppress(OSError):  # no progress yet
-            content = Path(work, "progress.json").read_text(encoding="utf-8")
-            if content != before:
-                me.log_event(TOPIC, {"job": job["id"], "progress": content})
-                before = content
-
-
-def examine(jobs):
-    """What a worker has: {"code": `fingerprint()`, "missing": what the jobs need and it lacks (`plan.missing`)}."""
-    from repro import plan
-
-    return {"code": fingerprint(), "missing": plan.missing(jobs)}

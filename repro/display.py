@@ -1,11 +1,7 @@
 """What a sweep shows while it runs: bars where stderr is a terminal, else a line for each job and one now and then.
 
-    with Display(total=len(jobs), n_slots=2) as display:
-        display.show(finished=1, failed=0, running=[...])      # as often as one likes
-        display.line("two_stage mnist 8 seed 0 quick: two_stage 0.93 (83 s)", finished=2)
-
-What a running job does it says itself, in its progress file (`results.progress`); `running` is a list of dicts: number
-of the slot, job, progress (what that file holds, or None) and since (`time.monotonic()` of its start).
+A running job is a dict: number (of its slot), job, since (`time.monotonic()` of its start), and progress: what the job
+says of itself (`rows.progress`), or None.
 """
 
 import shutil
@@ -22,93 +18,73 @@ SHOWN = 16  # lines of running jobs below the bar, at most
 class Display:
     """The display of one sweep; `total` jobs, `n_slots` at once."""
 
-    def __init__(self, total, n_slots):
+    def __init__(self, total: int, n_slots: int):
         from tqdm import tqdm
 
         self.total, self.started, self.said = total, time.monotonic(), time.monotonic()
         self.has_terminal = sys.stderr.isatty()
-        how = {"disable": not self.has_terminal, "file": sys.stderr, "leave": False}
+        options = {"disable": not self.has_terminal, "file": sys.stderr, "leave": False}
         bar_format = "{n:.1f}/{total} jobs |{bar:20}| {desc}"
-        self.bar = tqdm(total=total, position=0, dynamic_ncols=True, bar_format=bar_format, **how)
-        self.rows = [tqdm(position=1 + row, bar_format="{desc}", **how) for row in range(min(n_slots, SHOWN))]
+        self.bar = tqdm(total=total, position=0, dynamic_ncols=True, bar_format=bar_format, **options)
+        self.rows = [tqdm(position=1 + row, bar_format="{desc}", **options) for row in range(min(n_slots, SHOWN))]
 
     def __enter__(self):
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *_):
         for bar in [*self.rows[::-1], self.bar]:
             bar.close()
 
-    def show(self, finished, failed, running):
+    def show(self, finished: int, failed: int, running: list[dict]) -> None:
         """How things stand: on a terminal always, else a line every few minutes."""
         if not self.has_terminal and time.monotonic() - self.said < STATUS_EVERY:
             return
-        share = finished + sum(_share(one) for one in running)
-        text = status(finished, failed, self.total, len(running), remaining(share, self.total, self.seconds()))
+        progress = [task["progress"] or {"done": 0, "total": 1} for task in running]
+        share = finished + sum(min(told["done"] / max(1, told["total"]), 0.99) for told in progress)
+        parts = [f"{finished} of {self.total} done", f"{failed} failed" * bool(failed), f"{len(running)} running"]
+        text = ", ".join([*filter(None, parts), *self._left(share)])
+        running = sorted(running, key=lambda task: task["number"])[:SHOWN]
         if not self.has_terminal:
-            print("; ".join([text, *map(doing, running[:SHOWN])]), flush=True)
+            print("; ".join([text, *map(doing, running)]), flush=True)
             self.said = time.monotonic()
             return
         self.bar.n = share
         self.bar.set_description_str(text)
         width = shutil.get_terminal_size().columns - 1  # a line that wraps would push the others down
-        texts = {one["number"]: "  " + doing(one) for one in running}
-        for number, row in enumerate(self.rows):
-            row.set_description_str(texts.get(number, "")[:width])
+        texts = ["  " + doing(task) for task in running] + [""] * len(self.rows)
+        for row, text in zip(self.rows, texts, strict=False):
+            row.set_description_str(text[:width])
 
-    def line(self, text, finished):
+    def line(self, text: str, finished: int) -> None:
         """A line that stays, on stdout: of a job that finished, with how many have."""
-        left = remaining(finished, self.total, self.seconds())
-        about = f", about {duration(left)} left" if left else ""
-        self.bar.write(f"[{finished} of {self.total}{about}] {text}", file=sys.stdout)
+        about = ", ".join([f"{finished} of {self.total}", *(self._left(finished) if finished < self.total else [])])
+        self.bar.write(f"[{about}] {text}", file=sys.stdout)
         sys.stdout.flush()
         self.said = time.monotonic()
 
-    def seconds(self):
-        """Seconds since the sweep began."""
-        return time.monotonic() - self.started
+    def _left(self, share):
+        """['about 25 min left'], if the rest of the jobs go on as the first did; [] before any news."""
+        if share < 0.05:
+            return []
+        return [f"about {duration((time.monotonic() - self.started) * (self.total - share) / share)} left"]
 
 
-def status(finished, failed, total, n_running, left):
-    """'3 of 45 done, 1 failed, 2 running, about 25 min left'; left: seconds, or None."""
-    parts = [
-        f"{finished} of {total} done",
-        f"{failed} failed" if failed else "",
-        f"{n_running} running",
-        "" if left is None else f"about {duration(left)} left",
-    ]
-    return ", ".join(filter(None, parts))
-
-
-def doing(one):
+def doing(task: dict) -> str:
     """A running job in a line: what it is, for how long, and the step and loss that it says."""
-    text = f"{describe(one['job'])}, {duration(time.monotonic() - one['since'])}"
-    progress = one["progress"]
-    return text if progress is None else f"{text}: {progress_text(progress)}"
+    text = f"{describe(task['job'])}, {duration(time.monotonic() - task['since'])}"
+    return f"{text}: {progress_text(task['progress'])}" if task["progress"] else text
 
 
-def progress_text(progress):
-    """'decoder two_stage, step 12 of 40, loss 0.0123', from what a progress file holds."""
+def progress_text(progress: dict) -> str:
+    """'decoder two_stage, 12 of 40, loss 0.0123', from what a progress file holds."""
     loss = progress.get("loss")
-    return f"{progress['what']}, {progress['done']} of {progress['total']}" + (
-        f", loss {loss:.4g}" if loss is not None else ""
-    )
+    text = f"{progress['what']}, {progress['done']} of {progress['total']}"
+    return text if loss is None else f"{text}, loss {loss:.4g}"
 
 
-def remaining(done, total, seconds):
-    """Seconds that the rest of `total` jobs will take if they go on as the first `done` did; None before any news."""
-    return seconds * (total - done) / done if done >= 0.05 else None
-
-
-def duration(seconds):
+def duration(seconds: float) -> str:
     """'40 s', '12 min', '3 h 05 min'."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def _share(one):
-    """The share of a running job that is done, by its own account; below 1, since it is not finished."""
-    progress = one["progress"]
-    return min(progress["done"] / max(1, progress["total"]), 0.99) if progress else 0.0

@@ -2,83 +2,56 @@
 
 In a notebook, at its end (does nothing where `out_dir` is None):
 
-    rows = [results.row(paper="two_stage", method="cae", dataset="mnist", class_="8", seed=0, auroc=0.93, ...)]
-    results.save(out_dir, rows, {"index": range(n), "kind": kind, "is_anomalous": is_anomalous, "cae": scores})
+    lines = [rows.row(paper="two_stage", method="cae", dataset="mnist", class_="8", seed=0, auroc=0.93, ...)]
+    rows.save(out_dir, lines, {"index": range(n), "kind": kind, "is_anomalous": is_anomalous, "cae": scores})
 
-In the sweep: `merge("results/two_stage.csv", rows)`. What the papers printed stands in published/<paper>.csv
-(`published`); `compare` sets the two side by side, `summary.write_summary` writes it down.
+In the sweep: `merge("results/two_stage.csv", lines)`. A row is a dict of text; what does not apply is empty.
 """
 
+import contextlib
 import csv
 import gzip
 import io
 import json
+import os
+import sys
 import time
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
-
-import numpy as np
-
-from repro.files import read_table, write_whole
+from typing import Any
 
 
 METRICS = ["auroc", "balanced_accuracy", "pixel_auroc", "aupro"]
-KEY = ["paper", "method", "dataset", "protocol", "class", "seed", "profile", "weights", "image_size"]
-COLUMNS = [
-    *KEY,
-    *METRICS,
-    "n_train",
-    "n_test",
-    "n_anomalous",
-    "train_seconds",
-    "ms_per_image",
-    "n_parameters",
-    "peak_memory_mb",
-    "device",
-    "steps",
-    "data",
-    "settings",
-    "job",
-    "status",
-    "error",
-    "torch",
-    "commit",
-    "finished",
-]
+KEY = "paper method dataset protocol class seed profile weights image_size".split()
+_MEASURED = "n_train n_test n_anomalous train_seconds ms_per_image n_parameters peak_memory_mb".split()
+_YOUNGER = ["job_seconds", "diagnostics"]  # older files lack these
+COLUMNS = [*KEY, *METRICS, *_MEASURED, *"device steps data settings job status error torch commit finished".split()]
+COLUMNS += _YOUNGER
 
-_NEVER_EMPTY = ["paper", "method", "dataset", "protocol", "class", "seed", "profile"]  # of a row that is `ok`
-_DECIMALS = {**dict.fromkeys(METRICS, 6), "train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0}
-_NUMBERS = [
-    "seed",
-    "n_train",
-    "n_test",
-    "n_anomalous",
-    "train_seconds",
-    "ms_per_image",
-    "n_parameters",
-    "peak_memory_mb",
-    "steps",
-]
+_NEVER_EMPTY = KEY[:7]  # of a row that is `ok`
+_NUMBERS = ["seed", *_MEASURED, "steps", "job_seconds"]
+_DECIMALS = dict.fromkeys(METRICS, 6) | {"train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0, "job_seconds": 1}
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
 
 
-def row(**values):
+def row(**values: Any) -> dict[str, str]:
     """A result row: a dict of text with all of COLUMNS; what is not given (or None) stays empty.
 
-    Names are those of COLUMNS; `class` may be written `class_`. Filled in where not given: status "ok", torch's
-    version, finished (UTC). Metrics are numbers in [0, 1]. Raises ValueError for an unknown name and a bad metric.
+    Names are those of COLUMNS; `class` may be written `class_`. Metrics are numbers in [0, 1]; diagnostics is a dict of
+    numbers that tell whether a network was trained at all. Filled in where not given: status "ok", torch's version,
+    finished (UTC). Raises ValueError for an unknown name and a bad value.
     """
     if "class_" in values:
         values["class"] = values.pop("class_")
     unknown = [name for name in values if name not in COLUMNS]
     if unknown:
         raise ValueError(f"a result row has no column {unknown[0]!r}; it has {', '.join(COLUMNS)}")
-    from importlib.metadata import version  # the installed version, without the seconds that importing torch takes
-
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    values = {"status": "ok", "torch": version("torch"), "finished": now, **values}
+    values = {"status": "ok", "torch": version("torch"), "finished": now, **values}  # torch itself takes a second
     cells = {name: _cell(name, values.get(name)) for name in COLUMNS}
-    _check_row(cells, "a result row")
+    _check(cells, "a result row")
     return cells
 
 
@@ -86,6 +59,9 @@ def _cell(name, value):
     """The text of one value; line breaks become spaces, so that a row is one line of the file."""
     if value is None or value == "":
         return ""
+    if isinstance(value, dict):  # six digits of each number say enough
+        rounded = json.loads(json.dumps(value, default=float), parse_float=lambda text: float(f"{float(text):.6g}"))
+        return json.dumps(rounded, separators=(",", ":"))
     if name in _DECIMALS:
         try:
             return f"{float(value):.{_DECIMALS[name]}f}"
@@ -94,45 +70,39 @@ def _cell(name, value):
     return " ".join(str(value).split())
 
 
-def _is_number(text):
-    try:
-        return 0 <= float(text) < float("inf")
-    except ValueError:
-        return False
-
-
-def _check_row(cells, where):
-    """ValueError, beginning with `where`, unless the row is whole and its metrics are numbers in [0, 1]."""
-    for metric in METRICS:
-        if cells[metric] != "":
+def _check(cells, where):
+    """ValueError, beginning with `where`, unless the row is whole and its values are what their columns hold."""
+    for names, most, wanted in (METRICS, 1, "a number in [0, 1]"), (_NUMBERS, sys.float_info.max, "a number from 0"):
+        for name in names:
             try:
-                good = 0 <= float(cells[metric]) <= 1
+                is_good = cells[name] == "" or 0 <= float(cells[name]) <= most
             except ValueError:
-                good = False
-            if not good:
-                raise ValueError(f"{where}: {metric} is {cells[metric]!r}, not a number in [0, 1]")
-    for name in _NUMBERS:
-        if cells[name] != "" and not _is_number(cells[name]):
-            raise ValueError(f"{where}: {name} is {cells[name]!r}, not a number from 0")
+                is_good = False
+            if not is_good:
+                raise ValueError(f"{where}: {name} is {cells[name]!r}, not {wanted}")
+    try:
+        is_good = isinstance(json.loads(cells["diagnostics"] or "{}"), dict)
+    except ValueError:
+        is_good = False
+    if not is_good:
+        raise ValueError(f"{where}: diagnostics is {cells['diagnostics']!r}, not a JSON object")
     if cells["status"] not in ("ok", "failed"):
         raise ValueError(f"{where}: status is {cells['status']!r}, neither 'ok' nor 'failed'")
-    needed = _NEVER_EMPTY if cells["status"] == "ok" else ["job"]
-    missing = [name for name in needed if cells[name] == ""]
+    missing = [name for name in (_NEVER_EMPTY if cells["status"] == "ok" else ["job"]) if cells[name] == ""]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} must not be empty where status is {cells['status']!r}")
 
 
-def of_stand_ins(cells):
+def of_stand_ins(cells: Mapping[str, str]) -> bool:
     """Whether a row was measured on stand-ins, of images or of weights: then it says nothing."""
     return cells["data"].startswith("stand-in:") or "/stand-in:" in cells["weights"]
 
 
-def save(out_dir, rows, scores):
+def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]) -> None:
     """What a notebook leaves for the sweep: out_dir/scores.csv.gz, then out_dir/rows.csv; None: nothing.
 
-    rows: list of what `row` gives. scores: dict of columns of one length, one entry per test image: index or file,
-    kind, is_anomalous, then one column of scores per method. rows.csv comes last: where it is, all is there.
-    Raises ValueError for columns of different lengths and rows that are not whole.
+    rows: what `row` gives. scores: columns of one length, one entry per image: index or file, kind, is_anomalous, then
+    one column per method. Raises ValueError for columns of different lengths and rows that are not whole.
     """
     if out_dir is None:
         return
@@ -144,19 +114,20 @@ def save(out_dir, rows, scores):
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    table = _table(rows, "rows")
     # no time stamp in the gzip header: the same run leaves the same bytes
-    write_whole(Path(out_dir) / "scores.csv.gz", gzip.compress(text.getvalue().encode(), mtime=0))
-    write_whole(Path(out_dir) / "rows.csv", table)
+    scores_file = gzip.compress(text.getvalue().encode(), mtime=0)
+    write_all({Path(out_dir, "scores.csv.gz"): scores_file, Path(out_dir, "rows.csv"): _table(rows, "rows")})
 
 
 def _column(values):
     """One column of scores as text: floats in the fewest digits that give them back, booleans as 0 and 1."""
+    import numpy as np
+
     values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
     return [str(value) for value in (values.astype(int) if values.dtype == bool else values)]
 
 
-def progress(out_dir, done, total, what, loss=None):
+def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
     """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: nothing.
 
     loss: a number, or a tensor of one, on any device. Cheap enough for every step of a loop: written at most twice a
@@ -164,8 +135,7 @@ def progress(out_dir, done, total, what, loss=None):
     """
     if out_dir is None:
         return
-    path = Path(out_dir) / "progress.json"
-    now = time.monotonic()
+    path, now = Path(out_dir, "progress.json"), time.monotonic()
     last, last_what = _last_progress.get(path, (-1.0, None))
     if what == last_what and done < total and now - last < 0.5:
         return
@@ -176,65 +146,71 @@ def progress(out_dir, done, total, what, loss=None):
     write_whole(path, json.dumps(content).encode(), durable=False)
 
 
-def read(path):
+def read(path: str | Path) -> list[dict[str, str]]:
     """The rows of a result file as dicts of text; [] where there is no such file.
 
-    Raises ValueError, naming file and line, where the file is damaged: another header, a wrong number of cells, a
-    metric that is no number in [0, 1], a count or time that is none, a row without its key or with another's, an end
-    in the middle of a line.
+    Raises ValueError, naming file and line, where the file is damaged: see `read_table`, and values that their columns
+    cannot hold, a row without its key or with another's.
     """
-    path = Path(path)
     try:
-        lines = read_table(path, COLUMNS)
+        lines = read_table(path, COLUMNS, COLUMNS[: -len(_YOUNGER)])
     except FileNotFoundError:
         return []
     seen = set()
     for number, cells in lines:
-        _check_row(cells, f"{path}, line {number}")
-        key = tuple(cells[name] for name in KEY) if cells["status"] == "ok" else cells["job"]
+        _check(cells, f"{path}, line {number}")
+        key = _key(cells) if cells["status"] == "ok" else cells["job"]
         if key in seen:
             raise ValueError(f"{path}, line {number}: a second row of the same key")
         seen.add(key)
     return [cells for _, cells in lines]
 
 
-def merge(path, new_rows):
+def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | None = None) -> None:
     """Put rows into a result file: read, replace, sort, write, under a lock, so that nothing there is ever lost.
 
-    A row takes the place of the one with its KEY unless it finished earlier. A failed row is known by its job: it
-    replaces that job's earlier failure, and goes when an ok row of the job comes in. The file is written beside itself
-    and renamed. Several processes may merge at once. Raises ValueError (and writes nothing) for a damaged file or row.
+    The rows of a run (the `ok` rows of one job) are one thing, and `files` (path -> content) belong to them: all take
+    the place of those with their KEY, or, where one of these finished later than the whole run, none of them does. A
+    failed row is known by its job: it replaces that job's earlier failure, and goes when an ok row of the job comes in.
+    Several processes may merge at once. Raises ValueError (and writes nothing) for a damaged file or row.
     """
     from filelock import FileLock  # only the sweep merges; a job does not need it
 
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
-        write_whole(path, _table(standing(read(path), new_rows), path))
+        rows = standing(read(path), new_rows)
+        do_stand = all(cells in rows for cells in new_rows)
+        # the table comes last, for it says that the others are there
+        write_all({**(files if files and do_stand else {}), path: _table(rows, path)})
 
 
-def standing(rows, new_rows=()):
+def standing(rows: Iterable[dict], new_rows: Iterable[dict] = ()) -> list[dict[str, str]]:
     """The rows that stand, sorted by key, once new rows have come in (the rules of `merge`)."""
-    good, failed = {}, {cells["job"]: cells for cells in rows if cells["status"] == "failed"}
-    for cells in [*(cells for cells in rows if cells["status"] == "ok"), *new_rows]:
-        if cells["status"] == "failed":
-            failed[cells["job"]] = cells
-            continue
-        key = tuple(cells[name] for name in KEY)
-        if key not in good or cells["finished"] >= good[key]["finished"]:  # UTC in ISO 8601: text sorts as time does
-            good[key] = cells
+    rows, new_rows = list(rows), list(new_rows)
+    good = {_key(cells): cells for cells in rows if cells["status"] == "ok"}
+    failed = {cells["job"]: cells for cells in rows if cells["status"] == "failed"}
+    failed |= {cells["job"]: cells for cells in new_rows if cells["status"] == "failed"}
+    runs = {}
     for cells in new_rows:
         if cells["status"] == "ok":
-            failed.pop(cells["job"], None)
+            runs.setdefault(cells["job"], {})[_key(cells)] = cells
+    for job, run in runs.items():
+        failed.pop(job, None)
+        rivals = [good[key]["finished"] for key in run if key in good]  # UTC in ISO 8601: text sorts as time does
+        if max(cells["finished"] for cells in run.values()) >= max(rivals, default=""):
+            good |= run
     return sorted([*good.values(), *failed.values()], key=_order)
+
+
+def _key(cells):
+    return tuple(cells[name] for name in KEY)
 
 
 def _order(cells):
     """Sorts by KEY, numbers as numbers (class 2 before class 10), then by job."""
-    return [
-        (not cells[name].isdecimal(), cells[name].zfill(9) if cells[name].isdecimal() else cells[name])
-        for name in [*KEY, "job"]
-    ]
+    texts = (*_key(cells), cells["job"])
+    return [(not text.isdecimal(), text.zfill(9) if text.isdecimal() else text) for text in texts]
 
 
 def _table(rows, where):
@@ -243,10 +219,67 @@ def _table(rows, where):
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for cells in rows:
-        if set(cells) != set(COLUMNS):
-            odd = sorted(set(cells) ^ set(COLUMNS))
+        odd = sorted(set(cells) ^ set(COLUMNS))
+        if odd:
             raise ValueError(f"{where}: a row lacks, or has beside the columns: {', '.join(odd)}")
         cells = {name: _cell(name, value) for name, value in cells.items()}
-        _check_row(cells, where)
+        _check(cells, where)
         writer.writerow(cells)
     return text.getvalue().encode()
+
+
+def read_table(path: str | Path, columns: list[str], *older: list[str]) -> list[tuple[int, dict[str, str]]]:
+    """The rows of a CSV whose header is `columns` (or one of `older`: what that lacks is empty), with line numbers.
+
+    Raises FileNotFoundError, and ValueError naming file and line: another header, a wrong number of cells, an open
+    quote, an end in the middle of a line, bytes that are no UTF-8.
+    """
+    try:
+        text = Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise ValueError(f"{path}, line {line}: not text in UTF-8 ({error.reason})") from None
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows = []
+    try:
+        header = next(reader, [])
+        if header not in (columns, *older):
+            raise ValueError(f"{path}, line 1: the header is not {','.join(columns)}")
+        for cells in reader:
+            if len(cells) != len(header):
+                raise ValueError(f"{path}, line {reader.line_num}: {len(cells)} cells instead of {len(header)}")
+            rows.append((reader.line_num, dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))))
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {reader.line_num}: {error}") from None
+    if not text.endswith("\n"):
+        raise ValueError(f"{path}, line {reader.line_num}: the file ends in the middle of a line")
+    return rows
+
+
+def write_whole(path: str | Path, content: bytes, durable: bool = True) -> None:
+    """Write a file that is whole or not there: see `write_all`."""
+    write_all({path: content}, durable)
+
+
+def write_all(files: Mapping[str | Path, bytes], durable: bool = True) -> None:
+    """Write files (path -> content) beside themselves, and, once all are whole, rename them in this order.
+
+    A reader sees an old file or a new one, whole; where there is no room for all of them, all stay as they are.
+    durable: also after a loss of power (fsync). Makes folders. Two writers of one path must hold a lock of their own.
+    """
+    temporary = {Path(path): Path(f"{path}.tmp") for path in files}
+    try:
+        for (path, beside), content in zip(temporary.items(), files.values(), strict=True):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with open(beside, "wb") as file:
+                file.write(content)
+                file.flush()
+                if durable:
+                    os.fsync(file.fileno())
+        for path, beside in temporary.items():
+            os.replace(beside, path)
+    except OSError:  # no room: the half of it is of no use
+        for beside in temporary.values():
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+        raise

@@ -18,16 +18,17 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import Executor, Future
+from concurrent.futures import Future
 from pathlib import Path
 
 import psutil
 import toy
 
-from repro import register, results, sweep
+from repro import register, rows, sweep
+from repro.job import leave_outcome
 
 
-DEADLINE = 300  # seconds, for what other processes do on a busy machine
+DEADLINE = 1800  # seconds: ends a test that hangs, however busy the machine
 POLL = 0.02
 METHODS = ("mean", "toy")
 
@@ -57,7 +58,7 @@ chatter = 0
 """
 BEGIN = f"""\
 import hashlib, os, pathlib, time
-from repro import results
+from repro import rows
 {inspect.getsource(figure)}
 def note(event):
     with open(log, "a") as file:
@@ -73,19 +74,19 @@ if fails_once and not os.path.exists(log + ".failed"):
     pathlib.Path(log + ".failed").touch()
     raise RuntimeError("this cell fails")
 for step in range(steps):
-    results.progress(out_dir, step, steps, f"step {step}")
-    results.write_whole(checkpoint, f"{normal_class} {seed} whole".encode())
+    rows.progress(out_dir, step, steps, f"step {step}")
+    rows.write_whole(checkpoint, f"{normal_class} {seed} whole".encode())
     time.sleep(pace)
     if step == steps // 2:
         note("half")
 """
 SAVE = """\
-found = {method: figure(method, normal_class, seed) for method in ("mean", "toy")}
-rows = [results.row(paper="toy", method=method, dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
-                    profile=profile, image_size=8, auroc=auroc, n_test=2, device=mark, settings="{}")
-        for method, auroc in found.items()]
-columns = {method: [0.0, auroc] for method, auroc in found.items()}
-results.save(out_dir, rows, {"index": range(2), "kind": [mark, mark], "is_anomalous": [False, True], **columns})
+figures = {method: figure(method, normal_class, seed) for method in ("mean", "toy")}
+lines = [rows.row(paper="toy", method=method, dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
+                  profile=profile, image_size=8, auroc=auroc, n_test=2, device=mark, settings="{}")
+         for method, auroc in figures.items()]
+columns = {method: [0.0, auroc] for method, auroc in figures.items()}
+rows.save(out_dir, lines, {"index": range(2), "kind": [mark, mark], "is_anomalous": [False, True], **columns})
 print(normal_class, seed, mark, "." * chatter)
 note("end")
 """
@@ -93,7 +94,7 @@ SOURCES = (PARAMETERS, BEGIN, WORK, SAVE)
 
 
 def execute(notebook, output, parameters, *_, **__):
-    """A stand-in for `worker.execute`: what the notebook does, in this process and without a kernel.
+    """A stand-in for `job.execute`: what the notebook does, in this process and without a kernel.
 
     Papermill leaves the notebook also where a cell fails, so this does too.
     """
@@ -110,16 +111,14 @@ def execute(notebook, output, parameters, *_, **__):
         Path(output).write_text(json.dumps({"cells": cells}))
 
 
-class Here(Executor):
-    """An executor that runs a job at once, in this process."""
-
-    def submit(self, function, *args):
-        future = Future()
-        try:
-            future.set_result(function(*args))
-        except Exception as error:
-            future.set_exception(error)
-        return future
+def here(job, options, variables):
+    """A `submit` that runs a job at once, in this process."""
+    future = Future()
+    try:
+        future.set_result(leave_outcome(job, options))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 # ---- what must hold ------------------------------------------------------------------------------------------------
@@ -130,7 +129,7 @@ def lines_of(path):
     text = Path(path).read_bytes() if Path(path).exists() else b""
     found = {}
     for line in text.splitlines(keepends=True)[1:]:
-        row = dict(zip(results.COLUMNS, next(csv.reader([line.decode()])), strict=True))
+        row = dict(zip(rows.COLUMNS, next(csv.reader([line.decode()])), strict=True))
         if row["status"] == "ok":
             found.setdefault((row["method"], row["class"], row["seed"]), []).append(line)
     return found
@@ -138,26 +137,26 @@ def lines_of(path):
 
 def doubled(out):
     """What stands twice: rows of one key, failures of one job, a failure beside the rows of the same job."""
-    twice = [key for key, lines in lines_of(out / "toy.csv").items() if len(lines) > 1]
-    rows = results.read(out / "toy.csv")
-    good = {row["job"] for row in rows if row["status"] == "ok"}
-    failed = [row["job"] for row in rows if row["status"] == "failed"]
+    twice = [key for key, copies in lines_of(out / "toy.csv").items() if len(copies) > 1]
+    lines = rows.read(out / "toy.csv")
+    good = {row["job"] for row in lines if row["status"] == "ok"}
+    failed = [row["job"] for row in lines if row["status"] == "failed"]
     return twice + [job for job in set(failed) if failed.count(job) > 1 or job in good]
 
 
 def false(out, jobs):
     """What is wrong with the rows under `out`: each has the figures of its job, its scores and its notebook."""
-    known, rows, wrong = {job["id"]: job for job in jobs}, results.read(out / "toy.csv"), []
-    for row in rows:
+    known, lines, wrong = {job["id"]: job for job in jobs}, rows.read(out / "toy.csv"), []
+    for row in lines:
         job, name = known.get(row["job"]), f"{row['method']} {row['class']} {row['seed']}"
         if job is None or register.place(row) != register.place(job):
             wrong.append(f"{name}: of another job")
         elif row["status"] == "failed":
-            if any(row[metric] for metric in results.METRICS) or not row["error"]:
+            if any(row[metric] for metric in rows.METRICS) or not row["error"]:
                 wrong.append(f"{name}: failed, but with figures or without a reason")
         else:
             wrong += [f"{name}: {what}" for what in _wrong_with(row, job, out)]
-            if sum(other["job"] == row["job"] and other["status"] == "ok" for other in rows) != len(METHODS):
+            if sum(other["job"] == row["job"] and other["status"] == "ok" for other in lines) != len(METHODS):
                 wrong.append(f"{name}: only some of its job's rows are there")
     return wrong
 
@@ -214,12 +213,12 @@ def half_written(out):
 
 def all_there(out, jobs):
     """Whether each job has its rows and nothing else stands in the file."""
-    rows = results.read(out / "toy.csv")
+    lines = rows.read(out / "toy.csv")
     wanted = sorted((job["id"], method) for job in jobs for method in METHODS)
     return (
-        sorted((row["job"], row["method"]) for row in rows if row["status"] == "ok")
+        sorted((row["job"], row["method"]) for row in lines if row["status"] == "ok")
         == wanted
-        == sorted((row["job"], row["method"]) for row in rows)
+        == sorted((row["job"], row["method"]) for row in lines)
     )
 
 
@@ -338,17 +337,17 @@ def wait_for(condition, otherwise=lambda: "the deadline has passed", deadline=DE
 
 
 def of_sweep(parent):
-    """(workers, kernels) of a sweep, alive at this moment."""
-    workers, kernels = [], []
+    """The processes of a sweep that are alive at this moment, by kind: kernel, worker (of a job), server."""
+    alive = {"kernel": [], "worker": [], "server": [], "parent": [parent]}
     with contextlib.suppress(psutil.Error):
         for process in psutil.Process(parent.pid).children(recursive=True):
             with contextlib.suppress(psutil.Error):
                 words = " ".join(process.cmdline())
                 if "ipykernel_launcher" in words:
-                    kernels.append(process)
-                elif "spawn_main" in words and process.ppid() == parent.pid:
-                    workers.append(process)
-    return workers, kernels
+                    alive["kernel"].append(process)
+                elif "forkserver" in words:
+                    alive["server" if process.ppid() == parent.pid else "worker"].append(process)
+    return alive
 
 
 def stop(process):

@@ -7,21 +7,24 @@ events of the jobs after the last one, and so many polls more.
 """
 
 import errno
+import itertools
 import os
 import shutil
 import signal
 import tempfile
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 from random import Random
 
 import faults
 import pytest
 import toy
-from faults import Here, Ledger, Touches, failing, kill, of_sweep, stop, wait_for
+from faults import Ledger, Touches, failing, kill, of_sweep, stop, wait_for
 
-from repro import results, sweep, worker
+from repro import job as runner
+from repro import rows, sweep
 
 
 TABLE = faults.Table()
@@ -52,7 +55,7 @@ def arena(tmp_path):
 @pytest.fixture
 def here(arena, tmp_path, monkeypatch):
     """here(jobs): the same without processes; .sweep(jobs) runs the notebook's code in this process."""
-    monkeypatch.setattr(worker, "execute", faults.execute)
+    monkeypatch.setattr(runner, "execute", faults.execute)
     monkeypatch.setattr(sweep, "commit", str)  # git takes longer than all the rest
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
@@ -61,7 +64,7 @@ def here(arena, tmp_path, monkeypatch):
         one = arena(jobs)
 
         def run(some=one.jobs, out=one.out, n_jobs=1):
-            return sweep.reproduce(some, out, n_jobs=n_jobs, notebooks=one.notebooks, new_slot=lambda number: Here())
+            return sweep.reproduce(some, out, n_jobs=n_jobs, notebooks=one.notebooks, submit=faults.here)
 
         one.sweep, one.temporary = run, tmp_path / "temporary"
         return one
@@ -79,7 +82,7 @@ def ids(jobs):
 
 def nothing_runs(one):
     """A call that has nothing to run, or fails before it runs anything."""
-    return sweep.reproduce(one.jobs, one.out, notebooks=one.notebooks, new_slot=lambda number: pytest.fail("ran"))
+    return sweep.reproduce(one.jobs, one.out, notebooks=one.notebooks, submit=lambda *_: pytest.fail("ran"))
 
 
 def check_finished(one, ledger, call, *counts):
@@ -108,6 +111,7 @@ def check_finished(one, ledger, call, *counts):
         pytest.param(1, ["parent", "kernel", "parent", "worker", "parent"], marks=pytest.mark.slow),
         pytest.param(2, ["kernel", "kernel", "worker", "worker", "parent", "kernel"], marks=pytest.mark.slow),
         pytest.param(3, ["worker", "parent", "kernel", "parent", "worker", "kernel"], marks=pytest.mark.slow),
+        pytest.param(4, ["server", "kernel", "server"], marks=pytest.mark.slow),
     ],
 )
 def test_kills_at_any_moment_cost_no_row(arena, seed, kills):
@@ -163,25 +167,26 @@ def strike(one, parent, kind, random, must_fail, may_fail):
     must_fail, may_fail: ids of the jobs whose kernel was killed in this call: in the midst of it, and at any moment.
     """
     count = TABLE.of(f"{kind} killed")
-    workers, kernels = of_sweep(parent)
-    victims = {"kernel": kernels, "worker": workers, "parent": [parent]}[kind]
-    if not victims:
+    if kind == "parent":
+        stop(faults.psutil.Process(parent.pid))
+    alive = of_sweep(parent)
+    kernels, victims = alive["kernel"], alive[kind]
+    if not victims or not alive["worker"]:  # while no job runs, nobody would tidy up behind a parent
+        parent.send_signal(signal.SIGCONT)
         count["nothing"] += 1
         return False
     victim = random.choice(victims)
-    if kind == "parent":
-        hit = any(one.job_of(kernel)[1] for kernel in kernels)
-    else:
+    own = kernels
+    if kind in ("kernel", "worker"):
         stop(victim)
         own = [victim] if kind == "kernel" else [kernel for kernel in kernels if parent_of(kernel) == victim.pid]
-        jobs = [one.job_of(kernel) for kernel in own]
-        hit = any(midst for _, midst in jobs)
-        if kind == "kernel":
-            may_fail.update(job["id"] for job, _ in jobs if job)
-            must_fail.update(job["id"] for job, midst in jobs if job and midst)
-        else:  # of a kernel killed a moment ago its worker may not know yet: then the job runs again
-            told = {row["job"] for row in results.read(one.out / "toy.csv") if row["status"] == "failed"}
-            must_fail &= told
+    jobs = [one.job_of(kernel) for kernel in own]
+    hit = any(midst for _, midst in jobs)
+    if kind == "kernel":
+        may_fail.update(job["id"] for job, _ in jobs if job)
+        must_fail.update(job["id"] for job, midst in jobs if job and midst)
+    else:  # of a kernel killed a moment ago its worker may not know yet: then the job runs again
+        must_fail &= {row["job"] for row in rows.read(one.out / "toy.csv") if row["status"] == "failed"}
     kill(victim)
     count["injected"] += 1
     count["running" if hit else "idle"] += 1
@@ -207,14 +212,14 @@ def test_a_job_has_three_attempts_while_its_workers_are_killed(arena, times):
         kernel = faults.psutil.Process(begun(one)[-1])
         if number == times - 1:
             stop(kernel)  # as one that is in the midst of a long call does not see that its worker is gone
-        [victim] = [worker for worker in of_sweep(parent)[0] if worker.pid == parent_of(kernel)]
+        [victim] = [worker for worker in of_sweep(parent)["worker"] if worker.pid == parent_of(kernel)]
         kill(victim)
         count["injected"] += 1
         count["running"] += 1
     failed = one.report(parent)["failed"]
     one.check_nothing_left()
     assert failed == (ids(one.jobs) if times == sweep.ATTEMPTS else [])
-    said = [row["error"] for row in results.read(one.out / "toy.csv") if row["status"] == "failed"]
+    said = [row["error"] for row in rows.read(one.out / "toy.csv") if row["status"] == "failed"]
     assert said == ["the worker died 3 times"] * len(failed)
     check_finished(one, Ledger(one.out, one.jobs), lambda: finish(one), count)
 
@@ -222,6 +227,18 @@ def test_a_job_has_three_attempts_while_its_workers_are_killed(arena, times):
 def begun(one):
     """Kernels (pids) that began a job, in order."""
     return [int(event[3]) for event in one.events() if event[0] == "begin"]
+
+
+def set_clock(monkeypatch, second_finishes):
+    """Let the test say when the two rows of each of two runs finish: of one in this thread, and of one in another."""
+    seconds = {"earlier": (10, 11), "between": (22, 28), "later": (40, 41), "at once": (20, 30)}[second_finishes]
+    here, runs = threading.current_thread(), {True: itertools.cycle((20, 30)), False: itertools.cycle(seconds)}
+
+    class Clock:
+        def now(zone):
+            return datetime(2026, 1, 1, 12, 0, next(runs[threading.current_thread() is here]), tzinfo=zone)
+
+    monkeypatch.setattr(rows, "datetime", Clock)
 
 
 # ---- two sweeps at once --------------------------------------------------------------------------------------------
@@ -241,8 +258,10 @@ def test_two_sweeps_of_the_same_jobs_at_once(arena):
     check_finished(one, ledger, lambda: finish(one), count)
 
 
-def test_a_second_sweep_may_come_between_any_two_touches_of_the_disk(here, monkeypatch):
+@pytest.mark.parametrize("second_finishes", ["earlier", "between", "later", "at once"])
+def test_a_second_sweep_may_come_between_any_two_touches_of_the_disk(here, monkeypatch, second_finishes):
     """The whole of another sweep of the same job, from another thread, before each call that writes results."""
+    set_clock(monkeypatch, second_finishes)
     one, count, n = here(small_jobs(1, steps=1, pace=0.0)), TABLE.of("a sweep within another"), 0
     touches = Touches(monkeypatch, one.out)
     while n == 0 or touches.count >= n:
@@ -300,7 +319,7 @@ def test_a_disk_that_fails_at_any_touch_costs_no_row(here, monkeypatch, code, st
             except OSError as error:
                 assert error.errno == code
         assert list(one.temporary.iterdir()) == []
-        told = [row["error"] for row in results.read(one.out / "toy.csv") if row["status"] == "failed"]
+        told = [row["error"] for row in rows.read(one.out / "toy.csv") if row["status"] == "failed"]
         told = [error for error in told if error != "RuntimeError: this cell fails"]
         assert all(os.strerror(code) in error for error in told)  # the reason, not what came of it
         if act.fired:
@@ -377,7 +396,7 @@ EDITS = {
 def edited(line, column, value):
     """A line of a result file with another value in one column; none of its cells holds a comma before `settings`."""
     cells = line.split(b",")
-    cells[results.COLUMNS.index(column)] = value
+    cells[rows.COLUMNS.index(column)] = value
     return b",".join(cells)
 
 

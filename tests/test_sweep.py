@@ -1,14 +1,14 @@
+import contextlib
 import csv
 import gzip
 import json
-import multiprocessing
 import os
 import re
 import signal
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, Future
 from pathlib import Path
 
 import psutil
@@ -16,7 +16,8 @@ import pytest
 import toy
 from faults import wait_for
 
-from repro import results, sweep, worker
+from repro import job as runner
+from repro import rows, sweep
 
 
 TESTS = Path(__file__).parent
@@ -30,32 +31,31 @@ def gone(pid):
 
 
 def runs(log):
-    """What ran: class, seed, pid of the kernel, pid of the worker."""
+    """What ran: class, seed, pid of the kernel, pid of the job's process."""
     return [line.split() for line in log.read_text().splitlines()] if log.exists() else []
 
 
-class Instant(Executor):
-    """An executor that runs nothing: it gives back what the toy notebook would."""
+def instant(submitted, error=None):
+    """A `submit` that runs nothing: it gives back what the toy notebook would."""
 
-    def __init__(self, submitted, error=None):
-        self.submitted, self.error = submitted, error
-
-    def submit(self, function, job, options):
-        self.submitted.append(job["id"])
+    def submit(job, options, variables):
+        submitted.append(job["id"])
         names = ("paper", "dataset", "protocol", "class", "seed", "profile")
-        row = results.row(method="toy", auroc=0.5, job=job["id"], settings="{}", **{name: job[name] for name in names})
-        future = Future()
-        future.set_result(
-            {
-                "rows": [] if self.error else [row],
-                "scores": None,
-                "notebook": '{"cells": []}',
-                "error": self.error,
-                "seconds": 1.0,
-                "cell_seconds": 0.5,
-            }
-        )
-        return future
+        row = rows.row(method="toy", auroc=0.5, job=job["id"], settings="{}", **{name: job[name] for name in names})
+        outcome = {"rows": [] if error else [row], "scores": None, "notebook": '{"cells": []}'}
+        return done(outcome | {"error": error, "log": "", "seconds": 1.0, "cell_seconds": 0.5})
+
+    return submit
+
+
+def done(outcome=None, error=None):
+    """A future that is."""
+    future = Future()
+    if error is None:
+        future.set_result(outcome)
+    else:
+        future.set_exception(error)
+    return future
 
 
 # ---- many jobs, many troubles: one sweep, looked at from several sides ---------------------------------------------
@@ -75,7 +75,7 @@ def swept(tmp_path_factory):
         "log": log,
         "jobs": jobs,
         "report": report,
-        "rows": results.read(folder / "out" / "toy.csv"),
+        "rows": rows.read(folder / "out" / "toy.csv"),
     }
 
 
@@ -85,12 +85,12 @@ def row_of(swept, trouble):
 
 def test_a_job_leaves_rows_scores_and_notebook(swept):
     job = swept["jobs"]["none"]
-    rows = row_of(swept, "none")
-    assert [(row["method"], row["auroc"], row["status"]) for row in rows] == [
+    lines = row_of(swept, "none")
+    assert [(row["method"], row["auroc"], row["status"]) for row in lines] == [
         ("mean", "0.750000", "ok"),
         ("toy", "0.750000", "ok"),
     ]
-    assert json.loads(rows[0]["settings"]) == job["settings"]
+    assert json.loads(lines[0]["settings"]) == job["settings"]
     with gzip.open(sweep.scores_path(swept["out"], job), "rt") as file:
         assert list(csv.reader(file))[1] == ["0", "a", "0", "0.1"]
     cells = json.loads(sweep.notebook_path(swept["out"], job).read_text())["cells"]
@@ -142,7 +142,7 @@ def test_a_log_tells_of_a_worker_that_died_and_of_the_next_attempt(swept):
     assert "Z the worker died" in log and "attempt 2" in log and "attempt 3" not in log
 
 
-def test_each_worker_sees_the_gpu_of_its_slot_and_no_other(swept):
+def test_each_job_sees_the_gpu_of_its_slot_and_no_other(swept):
     assert {row["device"] for row in swept["rows"] if row["status"] == "ok"} == {"5", "7"}
 
 
@@ -162,24 +162,25 @@ def test_the_report_says_what_failed(swept):
     assert 0 < swept["report"]["outside"] < 1
 
 
-def test_workers_live_over_many_jobs(swept):
-    workers = {line[3] for line in runs(swept["log"])}
-    assert len(workers) <= 3  # two, and one for the killed one
-    assert all(gone(int(pid)) for line in runs(swept["log"]) for pid in line[2:])
+def test_each_job_has_a_process_of_its_own_and_none_lives_on(swept):
+    processes = [pid for line in runs(swept["log"]) for pid in line[2:]]
+    assert len(set(processes)) == len(processes) == 2 * (len(TROUBLES) + 1)
+    wait_for(lambda: all(gone(int(pid)) for pid in processes))
+
+
+def test_rows_hold_the_seconds_of_the_whole_job_and_what_tells_whether_it_trained(swept):
+    for row in row_of(swept, "none"):
+        assert 0 < float(row["job_seconds"]) and json.loads(row["diagnostics"]) == {"loss": 0.25}
 
 
 def test_the_next_call_runs_only_what_failed(swept):
     again, jobs = [], list(swept["jobs"].values())
     report = sweep.reproduce(
-        jobs,
-        swept["out"],
-        n_jobs=1,
-        notebooks=swept["notebooks"],
-        new_slot=lambda number: Instant(again, "still failing"),
+        jobs, swept["out"], n_jobs=1, notebooks=swept["notebooks"], submit=instant(again, "still failing")
     )
     assert again == [job["id"] for job in jobs if job in swept["report"]["failed"]]
     assert {job["id"] for job in report["done"]} == {job["id"] for job in swept["report"]["ok"]}
-    assert len(results.read(swept["out"] / "toy.csv")) == len(swept["rows"])
+    assert len(rows.read(swept["out"] / "toy.csv")) == len(swept["rows"])
 
 
 # ---- what is run and what not, without kernels ---------------------------------------------------------------------
@@ -193,7 +194,7 @@ def bench(tmp_path):
     def reproduce(jobs, error=None, **options):
         submitted.clear()
         return sweep.reproduce(
-            jobs, tmp_path / "out", notebooks=notebooks, new_slot=lambda number: Instant(submitted, error), **options
+            jobs, tmp_path / "out", 1, notebooks=notebooks, submit=instant(submitted, error), **options
         )
 
     reproduce.submitted, reproduce.out = submitted, tmp_path / "out"
@@ -214,7 +215,7 @@ def test_force_runs_everything_again(bench):
     bench(jobs)
     bench(jobs, force=True)
     assert sorted(bench.submitted) == sorted(job["id"] for job in jobs)
-    assert len(results.read(bench.out / "toy.csv")) == 3
+    assert len(rows.read(bench.out / "toy.csv")) == 3
 
 
 def test_rows_of_other_settings_are_stale_and_stay_unless_forced(bench, capsys):
@@ -224,7 +225,7 @@ def test_rows_of_other_settings_are_stale_and_stay_unless_forced(bench, capsys):
     assert bench.submitted == [] and report["stale"] == [changed]
     assert "stale, not run: the rows of toy digits 8 seed 0 quick" in capsys.readouterr().out
     bench([changed], force=True)
-    (row,) = results.read(bench.out / "toy.csv")
+    (row,) = rows.read(bench.out / "toy.csv")
     assert row["job"] == changed["id"]
 
 
@@ -235,16 +236,16 @@ def test_a_failure_loses_nothing_that_an_earlier_run_left(bench):
     kept.write_text("from the good run")
     bench([job], error="ValueError: now it fails", force=True)
     assert kept.read_text() == "from the good run" and kept.with_suffix(".failed.ipynb").exists()
-    rows = results.read(bench.out / "toy.csv")
-    assert [row["auroc"] for row in rows if row["status"] == "ok"] == ["0.500000"]
+    lines = rows.read(bench.out / "toy.csv")
+    assert [row["auroc"] for row in lines if row["status"] == "ok"] == ["0.500000"]
 
 
 def test_success_clears_the_traces_of_a_failure(bench):
     job = toy.toy_job()
     bench([job], error="ValueError: no luck")
-    assert [row["status"] for row in results.read(bench.out / "toy.csv")] == ["failed"]
+    assert [row["status"] for row in rows.read(bench.out / "toy.csv")] == ["failed"]
     bench([job])
-    assert [row["status"] for row in results.read(bench.out / "toy.csv")] == ["ok"]
+    assert [row["status"] for row in rows.read(bench.out / "toy.csv")] == ["ok"]
     assert not sweep.notebook_path(bench.out, job).with_suffix(".failed.ipynb").exists()
 
 
@@ -291,7 +292,7 @@ def test_a_parameter_that_does_not_fit_is_an_error_before_anything_runs(bench, s
     assert bench.submitted == []
     notebook = bench.out.parent / "notebooks" / "toy.ipynb"
     with pytest.raises(ValueError, match=said):
-        worker.run_job(toy.toy_job(**settings), {"notebooks": str(notebook.parent)})
+        runner.run_job(toy.toy_job(**settings), {"notebooks": str(notebook.parent), "work": "nowhere"})
 
 
 @pytest.mark.parametrize("settings", [{"rate": 1}, {"rate": 1e-3}, {"anything": 3}, {"anything": "x"}, {"sizes": []}])
@@ -300,13 +301,13 @@ def test_a_parameter_that_fits_is_taken(bench, settings):
     assert len(bench.submitted) == 1
 
 
-def leave(rows, spoil=lambda folder: None):
-    """A stand-in for `worker.execute`, whose notebook leaves these rows."""
+def leave(lines, spoil=lambda folder: None):
+    """A stand-in for `job.execute`, whose notebook leaves these rows."""
 
     def execute(notebook, output, parameters):
         folder = Path(parameters["out_dir"])
         Path(output).write_text('{"cells": []}')
-        results.save(folder, rows, {"index": [0]})
+        rows.save(folder, lines, {"index": [0]})
         spoil(folder)
 
     return execute
@@ -328,7 +329,7 @@ def toy_row(**other):
         "profile": "quick",
         "auroc": 0.5,
     }
-    return results.row(**{**names, **other})
+    return rows.row(**{**names, **other})
 
 
 @pytest.mark.parametrize(
@@ -347,46 +348,41 @@ def toy_row(**other):
     ],
 )
 def test_rows_that_are_missing_damaged_or_of_another_job_fail_it(tmp_path, monkeypatch, execute, said):
-    monkeypatch.setattr(worker, "execute", execute)
-    outcome = worker.run_job(toy.toy_job(), {"notebooks": str(toy.write_notebook(tmp_path))})
+    monkeypatch.setattr(runner, "execute", execute)
+    options = {"notebooks": str(toy.write_notebook(tmp_path)), "work": str(tmp_path / "work")}
+    outcome = runner.run_job(toy.toy_job(), options)
     assert said in outcome["error"] and outcome["rows"] == [] and outcome["notebook"]
 
 
 def test_scores_may_be_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(worker, "execute", leave([toy_row()], lambda folder: (folder / "scores.csv.gz").unlink()))
-    outcome = worker.run_job(toy.toy_job(), {"notebooks": str(toy.write_notebook(tmp_path)), "commit": "abc1234"})
+    monkeypatch.setattr(runner, "execute", leave([toy_row()], lambda folder: (folder / "scores.csv.gz").unlink()))
+    options = {"notebooks": str(toy.write_notebook(tmp_path)), "work": str(tmp_path / "work"), "commit": "abc1234"}
+    outcome = runner.run_job(toy.toy_job(), options)
     assert outcome["error"] is None and outcome["scores"] is None
     assert (outcome["rows"][0]["commit"], outcome["rows"][0]["job"]) == ("abc1234", toy.toy_job()["id"])
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_what_a_worker_sends_is_nothing_and_what_it_leaves_is_all(tmp_path, monkeypatch, fails):
-    """Half a message of a killed worker would be waited for without end."""
-    monkeypatch.setattr(worker, "execute", leave([toy_row(**({"class": "7"} if fails else {}))]))
+def test_what_a_process_sends_is_nothing_and_what_it_leaves_is_all(tmp_path, monkeypatch, fails):
+    """Half a message of a killed process would be waited for without end."""
+    monkeypatch.setattr(runner, "execute", leave([toy_row(**({"class": "7"} if fails else {}))]))
     options = {"notebooks": str(toy.write_notebook(tmp_path)), "work": str(tmp_path / "work")}
-    whole = worker.run_job(toy.toy_job(), options)
-    assert worker.leave_outcome(toy.toy_job(), options) is None
-    left = worker.left_outcome(options["work"])
+    whole = runner.run_job(toy.toy_job(), options)
+    assert runner.leave_outcome(toy.toy_job(), options) is None
+    left = runner.left_outcome(options["work"])
     assert left.keys() == whole.keys() and bool(left["error"]) == fails and (left["scores"] is None) == fails
-    assert {**left, "seconds": 0} == {**whole, "seconds": 0}
+    for outcome in (left, whole):
+        outcome["seconds"] = 0
+        for row in outcome["rows"]:
+            row["job_seconds"] = "0"
+    assert left == whole
 
 
-def test_a_job_whose_outcome_is_not_to_be_found_fails(tmp_path, monkeypatch):
-    class Forgetful(Executor):
-        def submit(self, function, job, options):
-            future = Future()
-            future.set_result(None)
-            return future
-
-    report = sweep.reproduce(
-        [toy.toy_job()],
-        tmp_path / "out",
-        n_jobs=1,
-        notebooks=toy.write_notebook(tmp_path),
-        new_slot=lambda number: Forgetful(),
-    )
+def test_a_job_whose_outcome_is_not_to_be_found_fails(tmp_path):
+    notebooks = toy.write_notebook(tmp_path)
+    report = sweep.reproduce([toy.toy_job()], tmp_path / "out", notebooks=notebooks, submit=lambda *_: done())
     assert len(report["failed"]) == 1
-    assert "outcome.json" in results.read(tmp_path / "out" / "toy.csv")[0]["error"]
+    assert "outcome.json" in rows.read(tmp_path / "out" / "toy.csv")[0]["error"]
 
 
 @pytest.mark.parametrize("values", [{"data": "stand-in:0123abcd"}, {"weights": "resnet18/stand-in:0123abcd"}])
@@ -397,7 +393,7 @@ def test_rows_of_stand_ins_take_no_place_in_results(tmp_path, monkeypatch, value
         row = toy_row(job=job["id"], settings="{}", **values)
         outcome = {"rows": [row], "scores": None, "notebook": '{"cells": []}', "error": None}
         sweep.keep(out, job, outcome)
-        [kept] = results.read(out / "toy.csv")
+        [kept] = rows.read(out / "toy.csv")
         assert kept["status"] == ("failed" if error else "ok") and (error or "") in kept["error"]
         assert bool(sweep.outstanding([job], out)[0]) == bool(error)  # still to be run, where it failed
         assert bool(error) == bool(outcome["error"])
@@ -413,23 +409,35 @@ def test_nothing_derived_may_stand_among_the_parameters(tmp_path, line):
     path = tmp_path / "toy.ipynb"
     path.write_text(toy.notebook(toy.PARAMETERS + line))
     with pytest.raises(ValueError, match="only name = literal"):
-        worker.parameters_of(path)
+        runner.parameters_of(path)
 
 
 def test_a_notebook_without_parameters_is_an_error(tmp_path):
     path = tmp_path / "toy.ipynb"
     path.write_text(toy.notebook(toy.PARAMETERS).replace('"parameters"', '"other"'))
     with pytest.raises(ValueError, match="no cell tagged 'parameters'"):
-        worker.parameters_of(path)
+        runner.parameters_of(path)
 
 
-def test_own_images_and_backbones_make_distinct_file_names(tmp_path):
-    one = toy.job("toy", "folder:/a b/screws", "no/good", "official", 0, "quick", {})
-    other = toy.job("toy", "folder:/c/screws", "no/good", "official", 0, "quick", {})
-    large = toy.job("toy", "folder:/c/screws", "no/good", "official", 0, "quick", {"backbone": "wide"})
-    jobs = (one, other, large)
-    names = {sweep.notebook_path(tmp_path, job).relative_to(tmp_path / "notebooks" / "toy") for job in jobs}
-    assert len(names) == 3 and all(len(name.parts) == 1 and " " not in name.name for name in names)
+def test_own_images_backbones_and_odd_names_make_distinct_file_names(tmp_path):
+    job = ["toy", "folder:/a b/screws", "no/good", "official", 0, "quick", {}]
+    others = [[1, "folder:/c/screws"], [6, {"backbone": "wide"}], [2, "a b"], [2, "a_b"], [2, "a+b"], [2, "é" * 300]]
+    others += [[1, f"folder:/{'x' * 300}/{'y' * 300}"], [2, "z" * 300], [2, "z" * 301]]
+    jobs = [toy.job(*job)] + [toy.job(*job[:place], value, *job[place + 1 :]) for place, value in others]
+    paths = [sweep.notebook_path(tmp_path, job) for job in jobs]
+    assert len(set(paths)) == len(jobs)
+    for path, job in zip(paths, jobs, strict=True):
+        assert path.parent == tmp_path / "notebooks" / "toy" and re.fullmatch(r"[\w.-]+", path.name)
+        longest = max(sweep.checkpoint_path(tmp_path, job).name, f"{path.stem}.failed.ipynb", key=len)
+        assert len(f"{longest}.tmp".encode()) < 200
+    assert sweep.notebook_path(tmp_path, toy.toy_job("a_b")).name == "digits-official-a_b-seed0-quick.ipynb"
+
+
+def test_a_very_long_name_costs_no_job(bench):
+    job = toy.toy_job("n" * 500)
+    for error in ("ValueError: no luck", None):
+        assert bench([job], error=error)["failed" if error else "ok"] == [job]
+    assert sweep.log_path(bench.out, job).exists() and bench([job])["done"] == [job]
 
 
 def test_the_parent_imports_neither_papermill_nor_torch():
@@ -440,34 +448,19 @@ def test_the_parent_imports_neither_papermill_nor_torch():
 # ---- processes that die --------------------------------------------------------------------------------------------
 
 
-class Broken(Instant):
-    """An executor whose worker has died."""
-
-    def submit(self, function, job, options):
-        self.submitted.append(job["id"])
-        future = Future()
-        future.set_exception(BrokenExecutor("gone"))
-        return future
-
-
-def test_a_job_whose_workers_always_die_is_given_up_and_the_others_go_on(tmp_path):
+def test_a_job_whose_processes_always_die_is_given_up_and_the_others_go_on(tmp_path):
     notebooks, submitted = toy.write_notebook(tmp_path / "notebooks"), []
     jobs = [toy.toy_job(str(number)) for number in range(3)]
-    slots = iter([Broken(submitted) for _ in range(sweep.ATTEMPTS)])
-    report = sweep.reproduce(
-        jobs, tmp_path / "out", n_jobs=1, notebooks=notebooks, new_slot=lambda number: next(slots, Instant(submitted))
-    )
+
+    def submit(job, *others):
+        future = instant(submitted)(job, *others)
+        return done(error=BrokenExecutor("gone")) if job == jobs[0] else future
+
+    report = sweep.reproduce(jobs, tmp_path / "out", 1, notebooks=notebooks, submit=submit)
     assert report["failed"] == jobs[:1] and report["ok"] == jobs[1:]
     assert submitted == [jobs[0]["id"]] * sweep.ATTEMPTS + [job["id"] for job in jobs[1:]]
-    (row,) = [row for row in results.read(tmp_path / "out" / "toy.csv") if row["status"] == "failed"]
+    (row,) = [row for row in rows.read(tmp_path / "out" / "toy.csv") if row["status"] == "failed"]
     assert row["error"] == "the worker died 3 times"
-
-
-def forked_slot(number):
-    """A worker process like the sweep's own, but forked from a server that has imported papermill once for all."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["papermill", "repro.worker"])
-    return ProcessPoolExecutor(1, mp_context=context)
 
 
 PARENT = """
@@ -499,14 +492,14 @@ def test_after_sigkill_of_the_parent_nothing_lives_on_and_the_next_call_goes_on(
     wait_for(lambda: all(gone(int(pid)) for line in runs(log) for pid in line[2:]))
     wait_for(lambda: not list(temporary.glob("adlib-*")))  # nor do their work folders
     temporary.rmdir()
-    rows = results.read(tmp_path / "out" / "toy.csv")
-    assert [row["class"] for row in rows] == ["0", "0"]
+    lines = rows.read(tmp_path / "out" / "toy.csv")
+    assert [row["class"] for row in lines] == ["0", "0"]
     Path(f"{log}.go").touch()
     jobs = [toy.toy_job("0", log=str(log)), *(toy.toy_job(c, trouble="until told", log=str(log)) for c in "123")]
-    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=2, notebooks=notebooks, new_slot=forked_slot)
+    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=2, notebooks=notebooks)
     assert report["done"] == jobs[:1] and report["failed"] == []
-    rows = results.read(tmp_path / "out" / "toy.csv")
-    assert sorted((row["class"], row["method"]) for row in rows) == [(c, m) for c in "0123" for m in ("mean", "toy")]
+    lines = rows.read(tmp_path / "out" / "toy.csv")
+    assert sorted((row["class"], row["method"]) for row in lines) == [(c, m) for c in "0123" for m in ("mean", "toy")]
 
 
 CHECKPOINTS = """\
@@ -514,7 +507,7 @@ path, carried = pathlib.Path(out_dir, "checkpoint.pt"), pathlib.Path(log + ".out
 found = path.read_text() if path.exists() else "nothing"
 with open(log + ".found", "a") as file:
     file.write(found + "\\n")
-results.write_whole(path, f"number {count}".encode())
+rows.write_whole(path, f"number {count}".encode())
 while not any(other.read_text() == path.read_text() for other in carried.glob("*.pt")):
     time.sleep(0.05)
 if count == 1:
@@ -531,11 +524,11 @@ def test_a_job_finds_the_checkpoint_that_it_left_before_its_worker_died_or_it_fa
     (tmp_path / "notebooks" / "toy.ipynb").write_text(text)
     job, out = toy.toy_job(log=str(tmp_path / "log")), tmp_path / "log.out"
     other = sweep.checkpoint_path(out, toy.toy_job(log=str(tmp_path / "log"), steps=4))
-    results.write_whole(other, b"of other settings")
-    how = {"n_jobs": 1, "notebooks": tmp_path / "notebooks", "new_slot": forked_slot}
-    assert sweep.reproduce([job], out, **how)["failed"] == [job]
+    rows.write_whole(other, b"of other settings")
+    options = {"n_jobs": 1, "notebooks": tmp_path / "notebooks"}
+    assert sweep.reproduce([job], out, **options)["failed"] == [job]
     assert sweep.checkpoint_path(out, job).read_text() == "number 2"
-    assert sweep.reproduce([job], out, **how)["ok"] == [job]
+    assert sweep.reproduce([job], out, **options)["ok"] == [job]
     assert (tmp_path / "log.found").read_text().split("\n") == ["nothing", "number 1", "number 2", ""]
     assert [path for path in out.rglob("*") if ".pt" in path.name] == [other]  # its own is gone with the last run
 
@@ -550,17 +543,17 @@ def test_where_no_checkpoint_can_be_carried_the_job_runs_all_the_same(tmp_path):
 def test_eight_kernels_starting_at_once_lose_no_job(tmp_path):
     notebooks = toy.write_notebook(tmp_path / "notebooks")
     jobs = [toy.toy_job(str(number)) for number in range(8)]
-    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=8, notebooks=notebooks, new_slot=forked_slot)
-    assert len(report["ok"]) == 8 and len(results.read(tmp_path / "out" / "toy.csv")) == 16
+    report = sweep.reproduce(jobs, tmp_path / "out", n_jobs=8, notebooks=notebooks)
+    assert len(report["ok"]) == 8 and len(rows.read(tmp_path / "out" / "toy.csv")) == 16
 
 
 def test_all_libraries_of_a_job_get_the_same_number_of_threads(monkeypatch):
     counts = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     monkeypatch.setenv("MKL_NUM_THREADS", "7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert {worker.environment(2)[name] for name in counts} == {"2"}
+    assert {runner.environment(2)[name] for name in counts} == {"2"}
     monkeypatch.setenv("OMP_NUM_THREADS", "3")  # the user's choice
-    assert {worker.environment(2)[name] for name in counts} == {"3"}
+    assert {runner.environment(2)[name] for name in counts} == {"3"}
 
 
 # ---- GPUs ----------------------------------------------------------------------------------------------------------
@@ -568,21 +561,21 @@ def test_all_libraries_of_a_job_get_the_same_number_of_threads(monkeypatch):
 
 def test_the_gpus_are_those_that_the_user_left_visible_or_nvidia_smi_lists(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, MIG-1")
-    assert worker.gpus() == ["2", "MIG-1"]
+    assert runner.gpus() == ["2", "MIG-1"]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert worker.gpus() == []
+    assert runner.gpus() == []
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert worker.gpus() == []
+    assert runner.gpus() == []
     smi = tmp_path / "nvidia-smi"
     smi.write_text(
         "#!/bin/sh\necho 'GPU 0: A card (UUID: GPU-1)'\necho '  MIG 1g (UUID: MIG-1)'\n"
         "echo 'GPU 1: A card (UUID: GPU-2)'\n"
     )
     smi.chmod(0o755)
-    assert worker.gpus() == ["0", "1"]
+    assert runner.gpus() == ["0", "1"]
     smi.write_text("#!/bin/sh\necho 'GPU 0: no driver'\nexit 9\n")
-    assert worker.gpus() == []
+    assert runner.gpus() == []
 
 
 @pytest.mark.parametrize(
@@ -594,16 +587,24 @@ def test_the_gpus_are_those_that_the_user_left_visible_or_nvidia_smi_lists(tmp_p
         (["0", "1"], 1, 16, ["0"]),
     ],
 )
-def test_slots_are_spread_over_the_gpus_and_the_cores_divided(tmp_path, monkeypatch, gpus, n_jobs, cores, expected):
+def test_jobs_are_spread_over_the_gpus_and_the_cores_divided(tmp_path, monkeypatch, gpus, n_jobs, cores, expected):
     made = []
+
+    @contextlib.contextmanager
+    def processes(root):
+        yield lambda job, options, variables: made.append(variables) or instant([])(job, options, variables)
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(sweep, "cores", lambda: cores)
-    monkeypatch.setattr(sweep, "process_slot", lambda threads, root, gpu: made.append((threads, gpu)) or Instant([]))
+    monkeypatch.setattr(sweep, "processes", processes)
     jobs = [toy.toy_job(str(number)) for number in range(9)]
     sweep.reproduce(jobs, tmp_path / "out", n_jobs, notebooks=toy.write_notebook(tmp_path / "notebooks"), gpus=gpus)
-    assert made == [(cores // len(expected), gpu) for gpu in expected]
+    threads = {variables["OMP_NUM_THREADS"] for variables in made}
+    first = [variables.get("CUDA_VISIBLE_DEVICES") for variables in made[: len(expected)]]
+    assert len(made) == 9 and threads == {str(cores // len(expected))} and first == expected
 
 
-def test_a_worker_numbers_its_gpus_as_nvidia_smi_does():
-    found = worker.environment(1, "3")
+def test_a_job_numbers_its_gpus_as_nvidia_smi_does():
+    found = runner.environment(1, "3")
     assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("3", "PCI_BUS_ID")
-    assert "CUDA_VISIBLE_DEVICES" not in worker.environment(1)
+    assert "CUDA_VISIBLE_DEVICES" not in runner.environment(1)

@@ -23,11 +23,11 @@ anything = None
 """
 BODY = """\
 import os, pathlib, signal, time
-from repro import results
+from repro import rows
 if log:
     with open(log, "a") as file:
         file.write(f"{normal_class} {seed} {os.getpid()} {os.getppid()}\\n")
-results.progress(out_dir, 1, 2, "toying", 0.25)
+rows.progress(out_dir, 1, 2, "toying", 0.25)
 count = len(pathlib.Path(log).read_text().splitlines()) if log else 0
 """
 TROUBLE = """\
@@ -51,11 +51,11 @@ if trouble == "until told":
         time.sleep(0.05)
 """
 SAVE = """\
-rows = [results.row(paper="toy", method=method, dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
-                    profile=profile, image_size=8, auroc=0.75, n_test=4,
-                    device=os.environ.get("CUDA_VISIBLE_DEVICES", "cpu")) for method in ("toy", "mean")]
+lines = [rows.row(paper="toy", method=method, dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
+                  profile=profile, image_size=8, auroc=0.75, n_test=4, diagnostics={"loss": 0.25},
+                  device=os.environ.get("CUDA_VISIBLE_DEVICES", "cpu")) for method in ("toy", "mean")]
 scores = {"index": range(2), "kind": ["a", "b"], "is_anomalous": [False, True], "toy": [0.1, 0.2]}
-results.save(out_dir, rows, scores)
+rows.save(out_dir, lines, scores)
 """
 
 
