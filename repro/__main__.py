@@ -114,28 +114,27 @@ def run(args: argparse.Namespace) -> int:
     options["force"] = args.force == "1"
     if not args.scheduler:
         return _close(sweep.reproduce(jobs, out, **options), out)
-    options |= {"gpus": (), "waits": True, "n_jobs": args.jobs or len(jobs)}
-    with cluster.connect(args.scheduler, jobs, dict(args.resources or [])) as (n_now, new_slot):
+    options |= {"gpus": (), "n_jobs": args.jobs or len(jobs)}
+    with cluster.connect(args.scheduler, jobs, dict(args.resources or [])) as (n_now, submit):
         print(f"{args.scheduler}: workers for {n_now} jobs at once now; those that join later get theirs too")
-        return _close(sweep.reproduce(jobs, out, new_slot=new_slot, **options), out)
+        return _close(sweep.reproduce(jobs, out, submit=submit, **options), out)
 
 
 def verify(args: argparse.Namespace) -> int:
     """run jobs again that have rows, and set old beside new; wants papers, datasets or classes"""
-    from repro import sweep
-    from repro import verify as verification
+    from repro import compare, sweep
 
     if not (args.papers or args.datasets or args.classes):
         raise ValueError("verify runs jobs again, hours of them: say which by --papers, --datasets or --classes")
     out, places = BUILD / "verify", _places(args)
-    jobs = verification.committed(_of_profiles(args), RESULTS)
+    jobs = compare.committed(_of_profiles(args), RESULTS)
     if not jobs:
         raise ValueError("none of these jobs has rows in results/ that the register's settings gave")
     shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one
     _close(sweep.reproduce(jobs, out, **places), out)
-    records = verification.compare(jobs, RESULTS, out)
-    print(verification.table(records))
-    return 1 if any(record["verdict"] in ("outside", "missing") for record in records) else 0
+    records = compare.verify(jobs, RESULTS, out)
+    print(compare.verify_text(records, jobs))
+    return 1 if records["verdict"].isin(["outside", "missing"]).any() else 0
 
 
 def summary(args: argparse.Namespace) -> int:
@@ -145,12 +144,11 @@ def summary(args: argparse.Namespace) -> int:
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
     _run_summary(out)
     if out == RESULTS:
-        from repro import pages, results
+        from repro import tables
 
-        pages.write_readme(CHECKOUT / "README.md", pages.readme_tables())
-        results.write_whole(out / "gaps.md", pages.gaps().encode())
-        records = results.compare()
-        results.write_whole(out / "classes.md", pages.classes(records, results.ours_alone(records)).encode())
+        tables.write_readme(CHECKOUT / "README.md")
+        tables.write_gaps(out)
+        tables.write_classes(out)
     sections = (out / "summary.md").read_text(encoding="utf-8").split("\n## ")
     first = next((section for section in sections if "\n|" in section), sections[0]).splitlines()
     print("\n".join([first[0], *(line.lstrip("# ") for line in first[1:] if line.startswith(("|", "#")))]))
@@ -179,8 +177,7 @@ def report(args: argparse.Namespace) -> int:
     """summary and gallery as HTML (build/report)"""
     from repro import report as pages
 
-    path = pages.write(Path(args.out or BUILD / "report.html").expanduser())
-    print(f"{_shown(path)}, {path.stat().st_size / 1e6:.1f} MB: open it in any browser")
+    print(f"{_shown(pages.write(Path(args.out or BUILD / 'report').expanduser()))}: open it in any browser")
     return 0
 
 
@@ -230,7 +227,7 @@ def _of_profiles(args):
 
 def _chosen(args):
     """(jobs, folder for their rows, `_places`) as the words of plan and run choose them; all words are checked."""
-    from repro import worker
+    from repro import job as runner
 
     if args.resources and not args.scheduler:
         raise ValueError("--resources are those of a cluster's workers: give --scheduler too")
@@ -240,13 +237,13 @@ def _chosen(args):
         raise ValueError("--resources takes NAME=AMOUNT, separated by commas")
     places, jobs = _places(args), _jobs(args, args.profile or "paper", settings=dict(args.set or []))
     for job in jobs:
-        worker.job_parameters(job, args.device, None, CHECKOUT / "notebooks" / f"{job['paper']}.ipynb")
+        runner.job_parameters(job, args.device, None, CHECKOUT / "notebooks" / f"{job['paper']}.ipynb")
     return jobs, choose_out(args.out, jobs, register.all_ids(register.load())), places
 
 
 def _places(args):
     """What --jobs, --device and --gpus mean for `sweep.reproduce`, as keyword arguments."""
-    from repro import worker
+    from repro import job as runner
 
     if args.jobs is not None and args.jobs < 1:
         raise ValueError("--jobs is at least 1")
@@ -254,7 +251,7 @@ def _places(args):
         raise ValueError(f"unknown --device {args.device!r}; choices: auto, cpu, cuda, cuda:N, mps")
     if args.gpus and args.device not in ("auto", "cuda"):
         raise ValueError(f"--gpus spreads jobs over GPUs, --device={args.device} is one device: give one of the two")
-    gpus = worker.gpus() if args.device in ("auto", "cuda") else []
+    gpus = runner.gpus() if args.device in ("auto", "cuda") else []
     strangers = [name for name in args.gpus or [] if name.isdecimal() and name not in gpus]
     if strangers:
         raise ValueError(f"there is no GPU {strangers[0]}; there are: {', '.join(gpus) or 'none'}")
@@ -291,15 +288,15 @@ def _close(done, out):
 
 def _run_summary(out):
     """Execute summary.ipynb for the rows under `out`, into out/notebooks."""
-    from repro import worker
+    from repro import job as runner
 
     begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has come to its end
     begun.parent.mkdir(parents=True, exist_ok=True)
-    worker.set_environment(worker.environment(worker.cores()))
+    runner.set_environment(runner.environment(runner.cores()))
     try:
-        worker.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out), "out_dir": str(out)})
+        runner.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out), "out_dir": str(out)})
     except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
-        raise RuntimeError(f"summary.ipynb failed: {worker.last_line(error)} (see {_shown(begun)})") from None
+        raise RuntimeError(f"summary.ipynb failed: {runner.last_line(error)} (see {_shown(begun)})") from None
     begun.replace(begun.with_name("summary.ipynb"))
 
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from repro import rows
-from repro.files import write_whole
 from repro.register import CHECKOUT, describe, jobs
+from repro.rows import write_whole
 from repro.sweep import notebook_path, rows_path, scores_path
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import nbformat
 
-from repro.files import write_whole
 from repro.register import CHECKOUT, load
+from repro.rows import write_whole
 
 
 TEMPLATE = """

@@ -31,7 +31,7 @@ from adlib import (  # noqa: E402
     shared_ae,
 )
 from repro import data  # noqa: E402
-from repro.files import read_table, write_whole  # noqa: E402
+from repro.rows import read_table, write_whole  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "shared_ae.csv"

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from repro.data.splits import Images
-from repro.files import write_whole
+from repro.rows import write_whole
 
 
 VERSION = 2  # counted up when what is prepared, or how it is written, changes
