@@ -7,7 +7,14 @@
 
 Images are float in [-1, 1], 32 px; latents z are (N, latent) in (-1, 1). Primes of the paper are written `_adv`:
 x2' is x2_adv, z2' is z2_adv.
+
+Batch norm scores with running statistics, one set for each network. `per_use` takes them again, one set for each use:
+
+    per_use = shared_ae.per_use(nets, train)                              # train: uint8 (N, C, 32, 32)
+    s = shared_ae.score(per_use, x, "mean_l1", omega=0.5)
 """
+
+import copy
 
 import torch
 from torch import nn
@@ -17,8 +24,18 @@ from adlib.images import to_float
 
 IMAGE_SIZE = 32
 SLOPE = 0.2  # of LeakyReLU; paper: silent; DCGAN's
-DISTANCES = ("l1", "l2", "mse")
+DISTANCES = ("l1", "l2", "mse", "mean_l1", "mean_l2")
 ROUTINGS = ("separate", "detached", "sum")
+# What the method makes, in order: each with the network that makes it and what that network is given.
+USES = {
+    "z": ("e1", "x"),
+    "x1": ("d1", "z"),
+    "z1": ("e2", "x1"),
+    "x2": ("d2", "z"),
+    "z2": ("e2", "x2"),
+    "x2_adv": ("d1", "z2"),
+    "z2_adv": ("e2", "x2_adv"),
+}
 
 
 class Encoder(nn.Sequential):
@@ -75,6 +92,18 @@ class SharedAE(nn.Module):
             network = Encoder if name.startswith("e") else Decoder
             self.add_module(name, network(channels, width, latent) if name in parts.split() else None)
 
+    def of(self, use: str) -> nn.Module | None:
+        """The network that makes `use`, a key of USES; None where there is none."""
+        return getattr(self, USES[use][0])
+
+
+class PerUse(nn.ModuleDict):
+    """A copy of a network for each use, a key of USES, each with batch-norm statistics of its own; see `per_use`."""
+
+    def of(self, use: str) -> nn.Module | None:
+        """The copy that makes `use`; None where there is none."""
+        return self[use] if use in self else None
+
 
 def build(channels=1, width=32, latent=64, parts="e1 d1 e2 d2"):
     """The networks named in `parts`, untrained, for images with so many channels, as a `SharedAE`."""
@@ -97,23 +126,50 @@ def forward(nets, x, adversarial=True, first=True):
     Phase 1: z = E1(x); x1 = D1(z), x2 = D2(z); z1 = E2(x1), z2 = E2(x2); x1 and z1 are left out unless `first`. Phase
     2, left out unless `adversarial`: x2_adv = D1(z2), which is x2', and z2_adv = E2(x2'), which is z2'.
     """
-    made = {"z": nets.e1(x)}
-    if first:
-        made["x1"] = nets.d1(made["z"])
-        if nets.e2 is not None:
-            made["z1"] = nets.e2(made["x1"])
-    if nets.d2 is not None:
-        made["x2"] = nets.d2(made["z"])
-        made["z2"] = nets.e2(made["x2"])
-        if adversarial:
-            made["x2_adv"] = nets.d1(made["z2"])
-            made["z2_adv"] = nets.e2(made["x2_adv"])
+    made = {"x": x}
+    for use, (_, source) in USES.items():
+        network = nets.of(use)
+        wanted = (first or use not in ("x1", "z1")) and (adversarial or not use.endswith("_adv"))
+        if wanted and network is not None and source in made:
+            made[use] = network(made[source])
+    del made["x"]
     return made
 
 
+@torch.no_grad()
+def per_use(nets: SharedAE, images: torch.Tensor, batch: int = 500) -> PerUse:
+    """The networks with batch-norm statistics of their own for each use, taken from training images; for evaluation.
+
+    images: uint8 (N, C, 32, 32). D1 sees z and z2 and E2 sees x1, x2 and x2' in every training step, and one set of
+    running statistics fits none of them. Here every use gets a copy of its network. In the order of the graph, a copy
+    sees the images in training mode and averages the statistics of their batches; with these fixed it makes what the
+    next use is given. Nothing is drawn and no test image is needed; `nets` stays as it is.
+    """
+    made, copies = {"x": to_float(images)}, PerUse()
+    for use, (part, source) in USES.items():
+        if getattr(nets, part) is None or source not in made:
+            continue
+        network = copies[use] = copy.deepcopy(getattr(nets, part)).train()
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.reset_running_stats()
+                layer.momentum = None  # the mean over all batches
+        for some in made[source].split(batch):
+            network(some)
+        network.eval()
+        if any(use == later for _, later in USES.values()):
+            made[use] = torch.cat([network(some) for some in made[source].split(batch)])
+    return copies
+
+
 def distance(a, b, kind):
-    """The distance of each pair, (N,). kind: "l1" (sum of absolute differences, as equations 1 to 8 are printed),
-    "l2" (Euclidean) or "mse" (mean of squares). Raises ValueError for another."""
+    """The distance of each pair, (N,).
+
+    kind: "l1" (sum of absolute differences, as equations 1 to 8 are printed), "l2" (Euclidean) or "mse" (mean of
+    squares). "mean_l1" and "mean_l2" are "l1" and "l2" by element, with D elements a pair: |a - b|_1 / D and
+    |a - b|_2 / sqrt(D), the root of "mse". By them alpha : beta does not depend on the numbers of pixels and latents.
+    Raises ValueError for another.
+    """
     difference = (a - b).flatten(1)
     if kind == "l1":
         return difference.abs().sum(1)
@@ -121,6 +177,10 @@ def distance(a, b, kind):
         return torch.linalg.vector_norm(difference, dim=1)
     if kind == "mse":
         return difference.square().mean(1)
+    if kind == "mean_l1":
+        return difference.abs().mean(1)
+    if kind == "mean_l2":
+        return torch.linalg.vector_norm(difference, dim=1) / difference.shape[1] ** 0.5
     raise ValueError(f"unknown distance {kind!r}: choose {', '.join(DISTANCES)}")
 
 
@@ -143,13 +203,22 @@ def weighted(terms, name, alpha, beta):
 
     A plain autoencoder has no second latent, and so no second term.
     """
-    loss = alpha * terms[f"image_{name}"]
-    return (loss + beta * terms[f"latent_{name}"] if f"latent_{name}" in terms else loss).mean()
+    weights = {f"image_{name}": alpha, f"latent_{name}": beta}
+    return sum(weight * terms[key] for key, weight in weights.items() if key in terms).mean()
 
 
 def reconstruction_weight(n, floor=0.0):
     """1/n of equations (6) and (7) in epoch n, counted from 1; at least `floor`: 1 trains phase 1 alone."""
     return max(1 / n, floor)
+
+
+def epoch(step: int, steps: int = 32) -> int:
+    """n of equations (6) and (7) at a training step, which counts from 0: an epoch is so many steps.
+
+    32 steps are one pass over 2,000 images in batches of 64. Counted so, the same N means the same training, and the
+    same course of 1/n, however many images there are.
+    """
+    return 1 + step // steps
 
 
 def losses(terms, n, alpha=1.0, beta=1.0, floor=0.0):
@@ -170,12 +239,11 @@ def equation_8(terms, omega=0.5):
 def score(nets, x, kind="l1", omega=0.5):
     """Algorithm 2: the score (8) of images x (N, C, 32, 32), (N,), high = anomalous; networks as they are.
 
-    It leaves out x1 and z1, which the score does not need.
+    It leaves out x1 and z1, which the score does not need. nets: as built, or as `per_use` gives them.
     """
-    z = nets.e1(x)
-    z2 = nets.e2(nets.d2(z))
-    z2_adv = nets.e2(nets.d1(z2))
-    return equation_8({"latent_2": distance(z, z2, kind), "latent_adv": distance(z, z2_adv, kind)}, omega)
+    made = forward(nets, x, first=False)
+    found = {name: distance(made["z"], made[z], kind) for name, z in (("latent_2", "z2"), ("latent_adv", "z2_adv"))}
+    return equation_8(found, omega)
 
 
 class Detector(nn.Module):
@@ -259,7 +327,7 @@ def optimizers(nets, routing, lr, beta1=0.5):
     return [torch.optim.Adam(parameters, lr, betas=(beta1, 0.999), fused=True) for parameters in players]
 
 
-def gradients(nets, x, n, routing="separate", distance="l1", alpha=1.0, beta=1.0, floor=0.0):
+def gradients(nets, x, n, routing="separate", distance="l1", alpha=1.0, beta=1.0, floor=0.0, stop_gradient=False):
     """The gradients of one step in epoch n: a list of them for each of `optimizers`, and the terms, detached.
 
     Algorithm 1 computes both losses from one pass, then updates "using" both. The text does not say which parameters
@@ -271,23 +339,42 @@ def gradients(nets, x, n, routing="separate", distance="l1", alpha=1.0, beta=1.0
     - "sum": every parameter gets the gradient of (6) + (7). The adversarial terms cancel: what is left is 1/n times
       phase 1.
 
-    A single EDE, or a plain autoencoder, has eq. (1) alone. Raises ValueError for an unknown routing.
+    A single EDE, or a plain autoencoder, has eq. (1) alone. stop_gradient: the latent terms take z as given, so that
+    beta |z - .| moves decoders and E2 and never E1. Raises ValueError for an unknown routing.
     """
     _check(routing)
     adversarial = nets.d2 is not None and reconstruction_weight(n, floor) < 1
     made = forward(nets, x, adversarial)
-    found = terms(x, made, distance)
-    if nets.d2 is None:
-        return [torch.autograd.grad(weighted(found, "1", alpha, beta), ede_1(nets))], _detached(found)
-    loss_1, loss_2 = losses(found, n, alpha, beta, floor)
-    if routing == "sum":
-        return [torch.autograd.grad(loss_1 + loss_2, list(nets.parameters()))], _detached(found)
+    found = given = terms(x, made, distance)
     if routing == "detached" and adversarial:
         x2_adv = nets.d1(made["z2"].detach())
-        cut = terms(x, {"z": made["z"].detach(), "x2_adv": x2_adv, "z2_adv": nets.e2(x2_adv)}, distance)
-        loss_1, _ = losses(found | cut, n, alpha, beta, floor)
-    both = (loss_1, ede_1(nets)), (loss_2, ede_2(nets))
-    return [torch.autograd.grad(loss, moved, retain_graph=loss is loss_1) for loss, moved in both], _detached(found)
+        given = found | terms(x, {"z": made["z"].detach(), "x2_adv": x2_adv, "z2_adv": nets.e2(x2_adv)}, distance)
+
+    def objectives(what=""):
+        """What each optimiser makes small, a list of scalars; what: "image" or "latent" for these terms alone."""
+        one, other = ({name: v for name, v in some.items() if name.startswith(what)} for some in (given, found))
+        if nets.d2 is None:
+            return [weighted(one, "1", alpha, beta)]
+        if routing == "sum":  # without the adversarial terms, which cancel
+            both = weighted(one, "1", alpha, beta) + weighted(one, "2", alpha, beta)
+            return [reconstruction_weight(n, floor) * both]
+        return [losses(one, n, alpha, beta, floor)[0], losses(other, n, alpha, beta, floor)[1]]
+
+    if nets.d2 is None:
+        moved = [ede_1(nets)]
+    else:
+        moved = [list(nets.parameters())] if routing == "sum" else [ede_1(nets), ede_2(nets)]
+    taken = []
+    if not stop_gradient or nets.e2 is None:
+        for loss, some in zip(objectives(), moved, strict=True):
+            taken.append(torch.autograd.grad(loss, some, retain_graph=True))
+        return taken, _detached(found)
+    k = len(list(nets.e1.parameters()))  # E1 stands first in each of `moved`
+    for image, latent, some in zip(objectives("image"), objectives("latent"), moved, strict=True):
+        by_image = torch.autograd.grad(image, some, retain_graph=True, materialize_grads=True)
+        by_latent = torch.autograd.grad(latent, some[k:], retain_graph=True)
+        taken.append([*by_image[:k], *(a + b for a, b in zip(by_image[k:], by_latent, strict=True))])
+    return taken, _detached(found)
 
 
 def step(nets, optimizers, x, n, **settings):

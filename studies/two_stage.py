@@ -60,12 +60,6 @@ from filelock import FileLock  # noqa: E402
 from repro.files import read_table, write_whole  # noqa: E402
 from torch import nn  # noqa: E402
 
-from adlib import (  # noqa: E402
-    images,
-    machine,  # noqa: E402
-    metrics,
-    two_stage,
-)
 from repro import data  # noqa: E402
 
 
@@ -82,9 +76,19 @@ LAMBDAS = [0.1, 0.5, 2.0, 10.0]
 SETTING = ["rotation_epochs", "shift", "z", "decoder_epochs"]
 PLACE = ["dataset", "class", "seed"]
 KEY = [*PLACE, "stem", "range", "beta1", *SETTING, "n_train"]
-MEASURED = ["auroc", "auroc_mse", "auroc_ssim", *(f"auroc_lambda_{value:g}" for value in LAMBDAS), "auroc_rotnet",
-            "auroc_rotnet_log", "rotation_accuracy", "mean_ssim", "mean_mse", "seconds_encoder",
-            "seconds_decoders"]  # fmt: skip
+MEASURED = [
+    "auroc",
+    "auroc_mse",
+    "auroc_ssim",
+    *(f"auroc_lambda_{value:g}" for value in LAMBDAS),
+    "auroc_rotnet",
+    "auroc_rotnet_log",
+    "rotation_accuracy",
+    "mean_ssim",
+    "mean_mse",
+    "seconds_encoder",
+    "seconds_decoders",
+]
 COLUMNS = [*KEY, "n_validation", *MEASURED, "device", "torch"]
 
 
@@ -183,12 +187,21 @@ def images_of(unit: dict) -> dict:
 
     Of what `data.one_class` holds out of the train split at most so many normal and so many anomalous images are kept.
     """
-    split = data.one_class(unit["dataset"], unit["class"], seed=unit["seed"], size=two_stage.IMAGE_SIZE,
-                           n_train=FIXED["n_train"], validation=0.1)  # fmt: skip
+    split = data.one_class(
+        unit["dataset"],
+        unit["class"],
+        seed=unit["seed"],
+        size=two_stage.IMAGE_SIZE,
+        n_train=FIXED["n_train"],
+        validation=0.1,
+    )
     wrong = split.validation_is_anomalous
     kept = torch.cat([torch.nonzero(wrong == kind).flatten()[: FIXED["validation"]] for kind in (False, True)])
-    return {"train": images.to_float(split.train), "validation": images.to_float(split.validation[kept]),
-            "is_anomalous": wrong[kept]}  # fmt: skip
+    return {
+        "train": images.to_float(split.train),
+        "validation": images.to_float(split.validation[kept]),
+        "is_anomalous": wrong[kept],
+    }
 
 
 def rotation_steps(state: tuple, x: torch.Tensor, start: int, stop: int, steps: int | None, unit: dict) -> None:
@@ -229,8 +242,9 @@ def encoders(unit: dict, x: torch.Tensor, lengths: list[int]):
     torch.manual_seed(unit["seed"])
     encoder, head, _ = two_stage.build(x.shape[1], unit["stem"])
     encoder = encoder.to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD([*encoder.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-4,
-                                nesterov=True, fused=True)  # fmt: skip
+    optimizer = torch.optim.SGD(
+        [*encoder.parameters(), *head.parameters()], lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True, fused=True
+    )
     trunk, at, seconds = (encoder, head, optimizer), 0, 0.0
     for epochs in sorted(lengths):
         steps = epochs * -(-len(x) // FIXED["rotation_batch"])
@@ -249,8 +263,10 @@ def encoders(unit: dict, x: torch.Tensor, lengths: list[int]):
 def of_rotations(encoder: nn.Module, head: nn.Module, split: dict, unit: dict) -> dict[str, float]:
     """RotNet's own score on the validation images, and the share of turns found in the normal ones."""
     logits = [head(encoder(images.rotations(ranged(part, unit))[0])) for part in split["validation"].split(100)]
-    scores = {f"auroc_rotnet{name}": torch.cat([two_stage.rotation_score(part, log) for part in logits])
-              for name, log in (("", False), ("_log", True))}  # fmt: skip
+    scores = {
+        f"auroc_rotnet{name}": torch.cat([two_stage.rotation_score(part, log) for part in logits])
+        for name, log in (("", False), ("_log", True))
+    }
     right = torch.cat([(part.argmax(1).view(4, -1) == torch.arange(4)[:, None]).float().mean(0) for part in logits])
     measured = {name: metrics.auroc(values, split["is_anomalous"]) for name, values in scores.items()}
     return {**measured, "rotation_accuracy": right[~split["is_anomalous"]].mean().item()}
@@ -267,8 +283,10 @@ def decoder_curve(split: dict, z: dict[str, torch.Tensor], unit: dict, beta1: fl
     if unit["range"] != "-1..1":
         for decoder in decoders.values():
             decoder[-1] = nn.Sigmoid()
-    optimizers = {name: torch.optim.Adam(decoder.parameters(), lr=0.0002, betas=(beta1, 0.999), fused=True)
-                  for name, decoder in decoders.items()}  # fmt: skip
+    optimizers = {
+        name: torch.optim.Adam(decoder.parameters(), lr=0.0002, betas=(beta1, 0.999), fused=True)
+        for name, decoder in decoders.items()
+    }
     found, seconds = [], 0.0
     for epoch in range(1, last + 1):
         start = time.process_time()
@@ -281,8 +299,9 @@ def decoder_curve(split: dict, z: dict[str, torch.Tensor], unit: dict, beta1: fl
                 optimizers[name].step()
         seconds += time.process_time() - start
         if epoch in READ:
-            found.append({"decoder_epochs": epoch, **of_decoders(decoders, split, z["validation"]),
-                          "seconds_decoders": seconds})  # fmt: skip
+            found.append(
+                {"decoder_epochs": epoch, **of_decoders(decoders, split, z["validation"]), "seconds_decoders": seconds}
+            )
     return found
 
 
@@ -294,9 +313,11 @@ def of_decoders(decoders: dict, split: dict, z: torch.Tensor) -> dict[str, float
     error, similarity = two_stage.mse(x, rebuilt["mse"]), ssim(x, rebuilt["ssim"])
     scores = {"auroc": error - similarity, "auroc_mse": error, "auroc_ssim": -similarity}
     scores |= {f"auroc_lambda_{value:g}": error - value * similarity for value in LAMBDAS}
-    return {**{name: metrics.auroc(values, is_anomalous) for name, values in scores.items()},
-            "mean_mse": error[~is_anomalous].mean().item(),
-            "mean_ssim": similarity[~is_anomalous].mean().item()}  # fmt: skip
+    return {
+        **{name: metrics.auroc(values, is_anomalous) for name, values in scores.items()},
+        "mean_mse": error[~is_anomalous].mean().item(),
+        "mean_ssim": similarity[~is_anomalous].mean().item(),
+    }
 
 
 def run(unit: dict, out: Path = RESULTS) -> None:
@@ -318,24 +339,41 @@ def run(unit: dict, out: Path = RESULTS) -> None:
         common = of_rotations(encoder, head, split, unit)
         start = time.process_time()
         with torch.no_grad():
-            parts = {name: [representations(encoder, head, ranged(part, unit)) for part in split[name].split(200)]
-                     for name in ("train", "validation")}  # fmt: skip
+            parts = {
+                name: [representations(encoder, head, ranged(part, unit)) for part in split[name].split(200)]
+                for name in ("train", "validation")
+            }
         seconds += (
             (time.process_time() - start) * len(split["train"]) / (len(split["train"]) + len(split["validation"]))
         )
         for name, beta1, last in plan[epochs]:
             start = time.perf_counter()
             z = {which: torch.cat([part[name] for part in some]) for which, some in parts.items()}
-            rows = [{**unit, **common, **measured, "beta1": beta1, "rotation_epochs": epochs, "z": name,
-                     "n_train": FIXED["n_train"], "n_validation": len(split["validation"]), "seconds_encoder": seconds,
-                     "device": machine.name(torch.device("cpu")), "torch": torch.__version__}
-                    for measured in decoder_curve(split, z, unit, beta1, last)]  # fmt: skip
+            rows = [
+                {
+                    **unit,
+                    **common,
+                    **measured,
+                    "beta1": beta1,
+                    "rotation_epochs": epochs,
+                    "z": name,
+                    "n_train": FIXED["n_train"],
+                    "n_validation": len(split["validation"]),
+                    "seconds_encoder": seconds,
+                    "device": machine.name(torch.device("cpu")),
+                    "torch": torch.__version__,
+                }
+                for measured in decoder_curve(split, z, unit, beta1, last)
+            ]
             add(rows, out)
             curve = " ".join(f"{row['decoder_epochs']}:{row['auroc']:.3f}" for row in rows)
             place = f"{unit['dataset']} {unit['class']} seed {unit['seed']} {unit['stem']} shift {unit['shift']}"
-            print(f"{time.strftime('%H:%M:%S')} {place} epochs {epochs} {name} beta1 {beta1} range {unit['range']}: "
-                  f"{curve}, turns {common['rotation_accuracy']:.2f}, encoder {seconds:.0f} s, "
-                  f"decoders {time.perf_counter() - start:.0f} s", flush=True)  # fmt: skip
+            print(
+                f"{time.strftime('%H:%M:%S')} {place} epochs {epochs} {name} beta1 {beta1} range {unit['range']}: "
+                f"{curve}, turns {common['rotation_accuracy']:.2f}, encoder {seconds:.0f} s, "
+                f"decoders {time.perf_counter() - start:.0f} s",
+                flush=True,
+            )
 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
@@ -345,8 +383,10 @@ def read(path: Path = RESULTS) -> list[dict[str, str]]:
 
 def add(rows: list[dict], out: Path) -> None:
     """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
-    texts = [{**{name: str(row[name]) for name in COLUMNS}, **{name: f"{row[name]:.6g}" for name in MEASURED}}
-             for row in rows]  # fmt: skip
+    texts = [
+        {**{name: str(row[name]) for name in COLUMNS}, **{name: f"{row[name]:.6g}" for name in MEASURED}}
+        for row in rows
+    ]
     out.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{out}.lock"):
         found = {tuple(row[name] for name in KEY): row for row in [*read(out), *texts]}

@@ -344,3 +344,72 @@ def test_the_rule_of_the_study():
     assert shared_ae.choose({"peak": peak}) == ("peak", 3, pytest.approx(2 / 3))  # the earliest of equals
     with pytest.raises(ValueError, match="setting short has 3 epochs"):
         shared_ae.choose({"short": [[0.5, 0.5, 0.5]]})
+
+
+def test_mean_distances_by_hand():
+    a, b = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])
+    assert shared_ae.distance(a, b, "mean_l1").tolist() == [3.5, 0]
+    torch.testing.assert_close(shared_ae.distance(a, b, "mean_l2"), torch.tensor([math.sqrt(12.5), 0]))
+    a.requires_grad_()
+    shared_ae.distance(a, b, "mean_l2").sum().backward()
+    assert a.grad.isfinite().all()  # also where the two are one
+
+
+def test_an_epoch_is_a_number_of_steps():
+    assert [shared_ae.epoch(step) for step in (0, 31, 32, 64)] == [1, 1, 2, 3]
+    assert [shared_ae.epoch(step, steps=2) for step in range(4)] == [1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("n", [1, 4])
+@pytest.mark.parametrize("routing", shared_ae.ROUTINGS)
+def test_a_stopped_gradient_keeps_the_latent_terms_from_e1_and_changes_nothing_else(nets, x, routing, n):
+    def gradients(alpha, beta, stop_gradient):
+        found, _ = shared_ae.gradients(nets, x, n, routing, "mean_l1", alpha, beta, stop_gradient=stop_gradient)
+        moved = [o.param_groups[0]["params"] for o in shared_ae.optimizers(nets, routing, 0.1)]
+        return [by_part(nets, some, parameters) for some, parameters in zip(found, moved, strict=True)]
+
+    asked = (2, 3, True), (2, 3, False), (2, 0, False)
+    for stopped, free, image in zip(*(gradients(*one) for one in asked), strict=True):
+        torch.testing.assert_close(stopped["e1"], image["e1"])
+        assert (stopped["e1"] - free["e1"]).abs().max() > 0
+        assert_same({p: g for p, g in stopped.items() if p != "e1"}, {p: g for p, g in free.items() if p != "e1"})
+    for of_latent in gradients(0, 3, True):
+        assert of_latent["e1"].abs().max() == 0 and of_latent["e2"].abs().max() > 0
+
+
+def pictures(count, seed):
+    return torch.randint(256, (count, 1, 32, 32), generator=torch.Generator().manual_seed(seed), dtype=torch.uint8)
+
+
+def test_statistics_per_use_are_the_running_ones_where_a_network_is_used_once():
+    torch.manual_seed(0)
+    nets, train = shared_ae.build(width=2, latent=3, parts="e1 d1"), pictures(40, 1)
+    found = shared_ae.per_use(nets, train)
+    assert set(found) == {"z", "x1"}
+    with torch.no_grad():
+        for _ in range(200):
+            nets.e1.train()(shared_ae.to_float(train))
+            nets.d1.train()(nets.e1.eval()(shared_ae.to_float(train)))
+    for use, network in (("z", nets.e1), ("x1", nets.d1)):
+        for (name, own), running in zip(found[use].named_buffers(), network.buffers(), strict=True):
+            if "batches" not in name:
+                torch.testing.assert_close(own, running, rtol=1e-4, atol=1e-6)
+
+
+def test_statistics_per_use_differ_by_use_repeat_themselves_and_leave_the_networks_as_they_are():
+    torch.manual_seed(0)
+    nets, train, test = shared_ae.build(width=2, latent=3), pictures(40, 1), pictures(7, 2)
+    before = copy.deepcopy(nets.state_dict())
+    found, again = (shared_ae.per_use(nets, train, batch=16) for _ in range(2))
+    assert all(torch.equal(value, before[name]) for name, value in nets.state_dict().items())
+    assert list(found) == list(shared_ae.USES) and not any(network.training for network in found.values())
+    for use in ("z1", "x2_adv"):
+        other = {"z1": "z2", "x2_adv": "x1"}[use]
+        assert not torch.equal(next(found[use].buffers()), next(found[other].buffers()))
+        assert all(torch.equal(p, q) for p, q in zip(found[use].parameters(), found[other].parameters(), strict=True))
+    whole, order = shared_ae.evaluate(found, test, "mean_l1", batch=3), torch.tensor([6, 0, 3, 1])
+    for name, values in shared_ae.evaluate(again, test[order], "mean_l1", batch=2).items():
+        torch.testing.assert_close(values, whole[name][order])
+    with torch.no_grad():
+        alone = shared_ae.score(found, shared_ae.to_float(test), "mean_l1", omega=0.3)
+    torch.testing.assert_close(alone, shared_ae.equation_8(whole, 0.3))
