@@ -41,12 +41,7 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 from filelock import FileLock  # noqa: E402
 
-from adlib import (  # noqa: E402
-    images,
-    machine,  # noqa: E402
-    metrics,
-    shared_ae,
-)
+from adlib import images, machine, metrics, shared_ae  # noqa: E402
 from repro import data  # noqa: E402
 from repro.rows import read_table, write_whole  # noqa: E402
 

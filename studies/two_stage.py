@@ -57,10 +57,11 @@ import pandas as pd  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 from filelock import FileLock  # noqa: E402
-from repro.files import read_table, write_whole  # noqa: E402
 from torch import nn  # noqa: E402
 
+from adlib import images, machine, metrics, two_stage  # noqa: E402
 from repro import data  # noqa: E402
+from repro.rows import read_table, write_whole  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "two_stage.csv"
