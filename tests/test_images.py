@@ -175,3 +175,14 @@ def test_patches_are_cut_row_by_row_and_joined_exactly():
     assert torch.equal(images.cut_patches(wide[..., :4], 4), wide[..., :4])
     with pytest.raises(ValueError, match="images of 4 x 8 px cannot be cut into patches of 3 px"):
         images.cut_patches(wide, 3)
+
+
+def test_both_resamplings_differ_where_images_shrink():
+    noise = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    assert not torch.equal(images.resize(noise, 8, "antialias"), images.resize(noise, 8, "bilinear"))
+
+
+def test_resizing_a_constant_keeps_it():
+    for value in (0, 77, 255):
+        constant = torch.full((1, 1, 9, 13), value, dtype=torch.uint8)
+        assert (images.resize(constant, 32, "antialias") == value).all()

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from repro import register, rehearsal, results, sweep
+from repro import register, rows, sweep
+from tests import rehearsal
 
 
 BOOK = register.load()
@@ -63,7 +64,24 @@ def test_each_paper_runs_on_each_dataset_and_protocol_of_its_own(tmp_path, monke
     out = next(path for path in Path(tmp_path).iterdir() if len(path.name) == 12)
     failed = {register.describe(job): sweep.log_path(out, job).read_text()[-2000:] for job in report["failed"]}
     assert not failed
-    rows = [row for path in out.glob("*.csv") for row in results.read(path)]
-    assert {(row["paper"], row["dataset"], row["protocol"]) for row in rows} == places
-    assert all(results.of_stand_ins(row) for row in rows if row["dataset"] != "textures")
-    assert rehearsal.rehearse(jobs, tmp_path, n_jobs=2, device="cpu")["done"] == jobs  # it goes on where it was
+    measured = [row for path in out.glob("*.csv") for row in rows.read(path)]
+    assert {(row["paper"], row["dataset"], row["protocol"]) for row in measured} == places
+    assert all(rows.of_stand_ins(row) for row in measured if row["dataset"] != "textures")
+    assert {row["weights"].partition(":")[0] for row in measured} == {"", "resnet18/local"}
+    again = rehearsal.rehearse(jobs, tmp_path, n_jobs=2, device="cpu")  # it goes on where it was
+    assert len(again["done"]) == len(jobs) and not again["ok"]
+
+
+def test_the_command_line_names_what_it_does_not_know(capsys):
+    for words, said in ((["--papers", "three_stage"], "three_stage"), (["--datasets", "minst"], "minst")):
+        with pytest.raises(SystemExit):
+            rehearsal.main(words)
+        assert said in capsys.readouterr().err
+
+
+def test_jobs_take_drawn_weights_for_imagenets_and_keep_all_else(tmp_path):
+    jobs, _ = rehearsal.jobs(BOOK, ["feature_ae"])
+    for job, changed in zip(jobs, rehearsal.on_stand_ins(jobs, tmp_path), strict=True):
+        path = str(tmp_path / "weights" / f"{job['settings']['backbone']}.pth")
+        assert changed["settings"] == {**job["settings"], "weights": path}
+        assert changed["class"] == job["class"]

@@ -44,16 +44,14 @@ def read(path: Path) -> tuple[Images, Images]:
     """The two splits; raises FileNotFoundError where there is no file, ValueError where it is damaged or older."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            about = json.loads(archive["about"].tobytes())
-            if about["version"] != VERSION:
-                raise ValueError(f"version {about['version']}")
-            both = []
+            about, both = json.loads(archive["about"].tobytes()), []
+            assert about["version"] == VERSION
             for split in ("train", "test"):
                 names = [name for name in archive.files if name.startswith(f"{split}_")]
                 tensors = {name.partition("_")[2]: torch.from_numpy(archive[name]) for name in names}
                 both.append(Images(**about[split], **tensors))
+        return tuple(both)
     except FileNotFoundError:
         raise
     except Exception as error:  # what is no archive, or a damaged one, raises many kinds
-        raise ValueError(f"the prepared cache {path} is damaged or of another version ({error})") from error
-    return tuple(both)
+        raise ValueError(f"the prepared cache {path} is damaged or of another version") from error

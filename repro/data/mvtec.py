@@ -102,7 +102,7 @@ def _unpack(archive: Path, target: Path) -> None:
     beside.mkdir(parents=True)
     try:
         with tarfile.open(archive, "r|xz") as members:  # a stream: packed data cannot be sought without unpacking
-            members.extractall(beside, filter="data")
+            members.extractall(beside, filter=tarfile.data_filter)
         shutil.rmtree(target, ignore_errors=True)  # there only if somebody took a category out of it
         inner = beside / "mvtec_anomaly_detection"
         (inner if inner.is_dir() else beside).rename(target)
