@@ -197,10 +197,10 @@ def reproduce(words):
 
     if how.pop("gpus") and "GPUS" in words:
         raise ValueError("GPUS are those of this machine: with SCHEDULER, workers have their own")
-    with cluster.connect(words["SCHEDULER"], jobs, resources(words)) as (n_now, new_slot):
+    with cluster.connect(words["SCHEDULER"], jobs, resources(words)) as (n_now, submit):
         print(f"{words['SCHEDULER']}: workers for {n_now} jobs at once now; those that join later get theirs too")
         how["n_jobs"] = how["n_jobs"] or len(jobs)
-        return close(sweep.reproduce(jobs, out, new_slot=new_slot, waits=True, **how), out)
+        return close(sweep.reproduce(jobs, out, submit=submit, **how), out)
 
 
 def chosen(words):
@@ -348,7 +348,7 @@ def demo(words):
     for name, path in [*notebooks, ("summary", out / "notebooks" / "summary.ipynb")]:
         for picture in rooms.pictures(path):
             counts[name] = counts.get(name, 0) + 1
-            sweep.results.write_whole(out / "pictures" / f"{name}-{counts[name]:02d}.png", picture, durable=False)
+            sweep.rows.write_whole(out / "pictures" / f"{name}-{counts[name]:02d}.png", picture, durable=False)
     print(f"pictures: {shown(out / 'pictures')} ({sum(counts.values())})")
     print(f"demo: {time.monotonic() - started:.0f} s")
     return code

@@ -4,11 +4,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import toy
+from faults import wait_for
 
 from repro import __main__ as program
 from repro import register, standins, sweep
@@ -212,21 +212,15 @@ def test_a_failing_job_makes_exit_code_1_and_ctrl_c_130_without_traceback(checko
     failed = subprocess.run([*words, "SET=trouble=cell", "CLASSES=8"], cwd=checkout, capture_output=True, text=True)
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "failed: toy digits 8 seed 0 quick" in failed.stdout
-    parent = subprocess.Popen(
-        [*words, f"SET=trouble='until told',log={log}", "CLASSES=7"],
-        cwd=checkout,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    end = time.monotonic() + 60
-    while not log.exists():
-        assert time.monotonic() < end and parent.poll() is None
-        time.sleep(0.05)
-    parent.send_signal(signal.SIGINT)
-    _, error = parent.communicate(timeout=60)
+    command = [*words, f"SET=trouble='until told',log={log}", "CLASSES=7"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=checkout, **pipes) as parent:
+        try:
+            wait_for(lambda: parent.poll() is not None or (log.exists() and len(log.read_text().split()) == 4))
+            parent.send_signal(signal.SIGINT)
+            _, error = parent.communicate()
+        finally:
+            parent.kill()
     assert parent.returncode == 130 and "stopped" in error and "Traceback" not in error
-    kernel, worker = (int(pid) for pid in log.read_text().split()[2:])
-    while any(os.path.exists(f"/proc/{pid}/fd/0") for pid in (kernel, worker)):
-        assert time.monotonic() < end
-        time.sleep(0.05)
+    kernel, process = (int(pid) for pid in log.read_text().split()[2:])
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in (kernel, process)))
