@@ -3,7 +3,7 @@
     python benchmarks/jobs_per_hour.py [--paper baselines] [--jobs 6] [--at-once 1 2]
 
 The same jobs every way: the demo of one paper on so many classes of embedded digits. Outside is the share of the
-workers' time in which no cell of a notebook ran: kernels that start, notebooks that are written, waiting.
+time in which no cell of a notebook ran: kernels that start, notebooks that are written, waiting.
 """
 
 import argparse
@@ -14,17 +14,18 @@ import sys
 import tempfile
 import time
 
-from repro import register, worker
+from repro import job as runner
+from repro import register
 from repro.sweep import reproduce
 
 
 def command_line(jobs, folder):
     """Seconds for papermill's own command, job after job, a process each."""
-    environment = {**os.environ, **worker.environment(worker.cores())}
+    environment = {**os.environ, **runner.environment(runner.cores())}
     started = time.perf_counter()
     for job in jobs:
         notebook = register.CHECKOUT / "notebooks" / f"{job['paper']}.ipynb"
-        given = worker.job_parameters(job, "auto", folder, notebook)
+        given = runner.job_parameters(job, "auto", folder, notebook)
         words = [word for name, value in given.items() for word in ("-y", f"{name}: {json.dumps(value)}")]
         subprocess.run(
             [
@@ -63,11 +64,11 @@ def main():
         for at_once in options.at_once:
             report = reproduce(jobs, f"{folder}/{at_once}", at_once)
             lines.append((f"make reproduce JOBS={at_once}", report["seconds"], report["outside"]))
-    print(f"\n{len(jobs)} jobs of {options.paper}, {worker.cores()} cores")
+    print(f"\n{len(jobs)} jobs of {options.paper}, {runner.cores()} cores")
     for name, seconds, outside in lines:
-        told = "" if outside is None else f"  {100 * outside:3.0f} % of it outside the notebooks' cells"
+        share = "" if outside is None else f"  {100 * outside:3.0f} % of it outside the notebooks' cells"
         ratio = f"{lines[0][1] / seconds:5.2f} x"
-        print(f"{name:42}{seconds:7.1f} s {3600 * len(jobs) / seconds:7.0f} jobs an hour {ratio}{told}")
+        print(f"{name:42}{seconds:7.1f} s {3600 * len(jobs) / seconds:7.0f} jobs an hour {ratio}{share}")
 
 
 if __name__ == "__main__":

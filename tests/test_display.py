@@ -30,9 +30,20 @@ def clock(monkeypatch):
     return display.time
 
 
-def test_a_status_counts_and_tells_the_time_left():
-    assert display.status(3, 1, 45, 2, 1500) == "3 of 45 done, 1 failed, 2 running, about 25 min left"
-    assert display.status(0, 0, 4, 2, None) == "0 of 4 done, 2 running"
+@pytest.mark.parametrize(
+    "finished, failed, seconds, status",
+    [
+        (3, 1, 100, "3 of 45 done, 1 failed, 1 running, about 23 min left"),
+        (44, 0, 50, "44 of 45 done, 1 running, about 1 s left"),
+        (0, 0, 0, "0 of 45 done, 1 running, about 0 s left"),
+    ],
+)
+def test_a_status_counts_and_tells_the_time_left(clock, capsys, monkeypatch, finished, failed, seconds, status):
+    monkeypatch.setattr(display, "STATUS_EVERY", 0)
+    with display.Display(45, 1) as shown:
+        clock.now = float(seconds)
+        shown.show(finished, failed, [running(progress={"done": 1, "total": 10, "what": "toying"})])
+    assert capsys.readouterr().out.startswith(status + "; toy digits 8")
 
 
 @pytest.mark.parametrize(
@@ -42,10 +53,19 @@ def test_durations_read_as_people_say_them(seconds, text):
     assert display.duration(seconds) == text
 
 
-def test_the_rest_takes_as_long_as_the_first_did():
-    assert display.remaining(2.5, 10, 50) == 150
-    assert display.remaining(10, 10, 50) == 0
-    assert display.remaining(0.01, 10, 50) is None
+def test_before_any_news_nothing_is_said_of_the_time_left(clock, capsys, monkeypatch):
+    monkeypatch.setattr(display, "STATUS_EVERY", 0)
+    with display.Display(45, 2) as shown:
+        shown.show(0, 0, [running()])
+    assert capsys.readouterr().out.startswith("0 of 45 done, 1 running; toy digits 8")
+
+
+def test_a_job_in_a_slot_of_a_high_number_has_a_line_too(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    with display.Display(99, 99) as shown:
+        shown.show(0, 0, [running(number=98)])
+        assert shown.rows[0].desc.startswith("  toy digits 8") and len(shown.rows) == display.SHOWN
 
 
 def test_a_running_job_is_told_with_its_step_and_loss(clock):

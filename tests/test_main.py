@@ -4,11 +4,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import toy
+from faults import wait_for
 
 from adlib import __main__ as apply
 from repro import __main__ as program
@@ -415,23 +415,15 @@ def test_a_failing_job_makes_exit_code_1_and_ctrl_c_130_without_traceback(checko
     )
     assert failed.returncode == 1 and "Traceback" not in failed.stderr
     assert "failed: toy digits 8 seed 0 quick" in failed.stdout
-    parent = subprocess.Popen(
-        [*words, "--set", f"trouble='until told',log={log}", "--classes", "7"],
-        cwd=checkout,
-        stderr=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        while not log.exists():
-            assert parent.poll() is None
-            time.sleep(0.05)
-        parent.send_signal(signal.SIGINT)
-        _, error = parent.communicate()
-        assert parent.returncode == 130 and "stopped" in error and "Traceback" not in error
-        kernel, worker = (int(pid) for pid in log.read_text().split()[2:])
-        while any(os.path.exists(f"/proc/{pid}/fd/0") for pid in (kernel, worker)):
-            time.sleep(0.05)
-    finally:
-        parent.kill()
-        parent.communicate()
+    command = [*words, "--set", f"trouble='until told',log={log}", "--classes", "7"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=checkout, **pipes) as parent:
+        try:
+            wait_for(lambda: parent.poll() is not None or (log.exists() and len(log.read_text().split()) == 4))
+            parent.send_signal(signal.SIGINT)
+            _, error = parent.communicate()
+        finally:
+            parent.kill()
+    assert parent.returncode == 130 and "stopped" in error and "Traceback" not in error
+    kernel, process = (int(pid) for pid in log.read_text().split()[2:])
+    wait_for(lambda: not any(os.path.exists(f"/proc/{pid}/fd/0") for pid in (kernel, process)))

@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -480,17 +479,14 @@ def test_after_sigkill_of_the_parent_nothing_lives_on_and_the_next_call_goes_on(
     temporary = Path(tempfile.mkdtemp())  # not below tmp_path, which is too long for the names of sockets
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
-    parent = subprocess.Popen(
-        [sys.executable, script, TESTS, tmp_path],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        env={**os.environ, "TMPDIR": str(temporary)},
-    )
-    wait_for(lambda: len(runs(log)) == 3)  # one job done, two in the midst
-    os.kill(parent.pid, signal.SIGKILL)
-    parent.wait()
+    command, environment = [sys.executable, script, TESTS, tmp_path], {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment) as parent:
+        try:
+            wait_for(lambda: parent.poll() is not None or len(runs(log)) == 3)  # one job done, two in the midst
+        finally:
+            parent.kill()
     wait_for(lambda: all(gone(int(pid)) for line in runs(log) for pid in line[2:]))
-    wait_for(lambda: not list(temporary.glob("adlib-*")))  # nor do their work folders
+    wait_for(lambda: not list(temporary.iterdir()))  # nor do their work folders
     temporary.rmdir()
     lines = rows.read(tmp_path / "out" / "toy.csv")
     assert [row["class"] for row in lines] == ["0", "0"]
