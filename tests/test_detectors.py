@@ -12,7 +12,6 @@ import torch
 from PIL import Image
 
 from adlib import backbones, cbigan, detectors
-from adlib.__main__ import main
 from repro import register
 
 

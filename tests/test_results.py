@@ -1,6 +1,5 @@
 """Result rows on disk, merged and read; published cells; verdicts against hand-computed cases."""
 
-
 import numpy as np
 import pytest
 
