@@ -12,7 +12,8 @@ import os
 import sys
 from pathlib import Path
 
-from repro import register, sweep, worker
+from repro import register, sweep
+from repro.job import gpus, parameters_of
 from repro.rows import read
 
 
@@ -23,11 +24,11 @@ def jobs(book, papers=None, datasets=None):
     """(distinct jobs, how many jobs of the register they stand for): seed 0 of the profiles quick and paper.
 
     Where two jobs differ in their profile alone, once both are cut down, one of them is run. Raises what
-    `register.jobs` and `worker.parameters_of` raise.
+    `register.jobs` and `parameters_of` raise.
     """
     distinct, n = {}, 0
     for paper in papers or book:
-        defaults = worker.parameters_of(register.CHECKOUT / "notebooks" / f"{paper}.ipynb")
+        defaults = parameters_of(register.CHECKOUT / "notebooks" / f"{paper}.ipynb")
         for profile in ("quick", "paper"):
             try:
                 held = register.jobs(book, papers=[paper], datasets=datasets, seeds=[0], profile=profile)
@@ -105,14 +106,15 @@ def main(arguments=None):
     parser.add_argument("--papers", type=names, help="all by default, separated by commas")
     parser.add_argument("--datasets", type=names, help="all by default, separated by commas")
     parser.add_argument("--jobs", type=int, help="so many at once")
+    parser.add_argument("--gpus", type=names, help="spread the jobs over these (all there are)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
     given = parser.parse_args(arguments)
     folder = register.CHECKOUT / "build" / "rehearsal"
     try:
         small, n = jobs(register.load(), given.papers, given.datasets)
         print(f"{n} jobs of the register (seed 0, profiles quick and paper), {len(small)} different when cut down")
-        gpus = worker.gpus() if given.device in ("auto", "cuda") else []
-        report = rehearse(small, folder, n_jobs=given.jobs, device=given.device, gpus=gpus)
+        seen = given.gpus or (gpus() if given.device in ("auto", "cuda") else [])
+        report = rehearse(small, folder, n_jobs=given.jobs, device=given.device, gpus=seen)
     except (ValueError, FileNotFoundError) as error:
         parser.error(str(error))
     print(f"{len(report['ok'])} jobs done, {len(report['done'])} before, {len(report['failed'])} failed: {folder}")

@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adlib import cbigan
 from adlib.images import cut_patches
-from repro import register, results, sweep
+from repro import register, sweep
+from repro.rows import KEY, METRICS, read, write_whole
 
 
 TEXT = cbigan.PRESETS["text"]
@@ -623,7 +624,7 @@ def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_a
 
 DIE_AFTER_FIVE = """
 import os, signal, time
-whole, left = results.write_whole, []
+whole, left = rows.write_whole, []
 def write_and_die(path, content, **options):
     whole(path, content, **options)
     left.append(path)
@@ -633,14 +634,14 @@ def write_and_die(path, content, **options):
             time.sleep(0.05)
         os.kill(os.getppid(), signal.SIGKILL)
         os.kill(os.getpid(), signal.SIGKILL)
-results.write_whole = write_and_die
+rows.write_whole = write_and_die
 """
 
 
 def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_path):
     """One run starts beside a damaged checkpoint and goes through; one is killed with its worker and goes on."""
     source = json.loads((register.CHECKOUT / "notebooks" / "cbigan.ipynb").read_text())
-    saves = next(i for i, cell in enumerate(source["cells"]) if "results.save(" in "".join(cell["source"]))
+    saves = next(i for i, cell in enumerate(source["cells"]) if "rows.save(" in "".join(cell["source"]))
     del source["cells"][saves + 1 :]  # pictures and tables
     small = {"presets": ["rewrite"], "width": 1, "batch": 2, "steps": 5, "checkpoint_steps": 2, "n_train": 8}
     job = register.job("cbigan", "textures", "weave", "official", 0, "demo", small)
@@ -653,13 +654,13 @@ def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_pat
             code = DIE_AFTER_FIVE.format(mark=str(tmp_path / "mark"), out=str(out))
             cells.insert(5, {**cells[1], "id": "die", "source": code})
         else:
-            results.write_whole(kept, b"what a full disk leaves")
+            write_whole(kept, b"what a full disk leaves")
         (tmp_path / f"notebooks-{run}").mkdir()
         (tmp_path / f"notebooks-{run}" / "cbigan.ipynb").write_text(json.dumps(source | {"cells": cells}))
         assert sweep.reproduce([job], out, n_jobs=1, notebooks=tmp_path / f"notebooks-{run}")["ok"] == [job]
         assert not list(out.rglob("*.pt*"))
-        names = (*results.KEY, *results.METRICS, "n_train", "steps", "n_parameters", "job")
-        rows.append([{name: row[name] for name in names} for row in results.read(out / "cbigan.csv")])
+        names = (*KEY, *METRICS, "n_train", "steps", "n_parameters", "job")
+        rows.append([{name: row[name] for name in names} for row in read(out / "cbigan.csv")])
         scores.append(sweep.scores_path(out, job).read_bytes())
         said.append(sweep.notebook_path(out, job).read_text())
     assert (tmp_path / "mark").exists()

@@ -16,7 +16,8 @@ import pytest
 
 from adlib import metrics
 from repro import __main__ as program
-from repro import pages, register, results
+from repro import register, tables
+from repro.rows import read
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -84,28 +85,30 @@ def test_the_readmes_tables_are_what_the_rows_say(tmp_path):
     """After new rows: make summary."""
     readme = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(readme)
-    pages.write_readme(tmp_path / "README.md", pages.readme_tables())
+    tables.write_readme(tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == readme
-    (tmp_path / "README.md").write_text(readme.replace(pages.END.format("costs"), ""))
-    with pytest.raises(ValueError, match="has no place for costs"):
-        pages.write_readme(tmp_path / "README.md", {"costs": "nothing"})
+    (tmp_path / "README.md").write_text(readme.replace(tables.END.format("results"), ""))
+    with pytest.raises(ValueError, match="has no place for results"):
+        tables.write_readme(tmp_path / "README.md")
 
 
-def test_the_page_of_classes_is_what_the_rows_say_and_its_commands_are_words_of_the_program():
+def test_the_page_of_classes_is_what_the_rows_say_and_its_commands_are_words_of_the_program(tmp_path):
     page = (ROOT / "results" / "classes.md").read_text()
-    records = results.compare()
-    assert page == pages.classes(records, results.ours_alone(records))
+    assert tables.write_classes(tmp_path).read_text() == page
     commands = re.findall(r"^- `make reproduce (.+)`:", page, re.M)
     book = register.load()
     for command in commands:
-        words = program.given(command.split(), program.KEYS["reproduce"])
-        assert register.jobs(book, profile=words["PROFILE"], **program.choice(words))
+        words = dict(word.split("=") for word in command.split())
+        given = {program.FROM_MAKE + name: value for name, value in words.items()}
+        args = program.build_parser().parse_args(program.from_make("reproduce", given)[0])
+        choice = {name: getattr(args, name) for name in program.CHOICE if name != "profile"}
+        assert register.jobs(book, profile=args.profile, **choice)
     assert len(commands) >= 10
 
 
-def test_the_page_of_gaps_is_what_the_notebooks_say():
+def test_the_page_of_gaps_is_what_the_notebooks_say(tmp_path):
     page = (ROOT / "results" / "gaps.md").read_text()
-    assert page == pages.gaps()
+    assert tables.write_gaps(tmp_path).read_text() == page
     for paper in tomllib.loads((ROOT / "experiments.toml").read_text()):
         section = page.partition(f"## `{paper}`")[2].partition("\n## ")[0]
         assert paper == "baselines" or sum(line.startswith("| ") for line in section.splitlines()) > 10, paper
@@ -121,7 +124,7 @@ def test_the_gallerys_scores_give_the_aurocs_of_a_job_again():
         methods = [name for name in images[0] if name not in ("index", "file", "kind", "is_anomalous")]
         again = {name: f"{metrics.auroc([float(i[name]) for i in images], is_anomalous):.6f}" for name in methods}
         jobs = {}
-        for row in results.read(ROOT / "results" / f"{paper}.csv"):
+        for row in read(ROOT / "results" / f"{paper}.csv"):
             jobs.setdefault(row["job"], {})[row["method"]] = row["auroc"]
         assert again in jobs.values()
 

@@ -43,8 +43,8 @@ print("a path of this machine:", os.getcwd())
 """
 SUMMARY = """\
 import pathlib
-from repro import results
-rows = results.read(pathlib.Path(results_dir, "toy.csv"))
+from repro.rows import read
+rows = read(pathlib.Path(results_dir, "toy.csv"))
 pathlib.Path(out_dir, "summary.md").write_text(f"# All\\n\\n## Ours\\n\\n| method | n |\\n|---|---|\\n| toy | {len(rows)} |\\n")
 """  # noqa: E501
 

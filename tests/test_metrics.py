@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adlib.metrics import aupro, auroc, balanced_accuracy, localisation, pixel_auroc, roc_curve
-from repro import results
+from repro import rows
 
 
 tried = settings(deadline=None, derandomize=True, max_examples=60)  # the same cases in every run, at any speed
@@ -333,7 +333,7 @@ def test_maps_stay_as_they_are_gradients_and_all():
 
 def test_the_pixel_metrics_are_plain_floats_under_the_names_of_the_result_rows():
     found = localisation([[[1, 2]]], [[[0, 1]]])
-    assert set(found) <= set(results.COLUMNS) and [type(value) for value in found.values()] == [float, float]
+    assert set(found) <= set(rows.COLUMNS) and [type(value) for value in found.values()] == [float, float]
     assert found == {"pixel_auroc": pixel_auroc([[[1, 2]]], [[[0, 1]]]), "aupro": aupro([[[1, 2]]], [[[0, 1]]], 0.3)}
 
 

@@ -69,15 +69,16 @@ def test_a_papers_notebook_has_the_nine_headings(paper):
 
 def test_the_same_seed_gives_the_same_row_and_the_same_scores_and_another_seed_does_not(tmp_path):
     """The whole chain on a few images: training, scoring and metrics of a real notebook, twice in fresh kernels."""
-    from repro import register, results, sweep
+    from repro import register, sweep
+    from repro.rows import KEY, METRICS, read
 
     small = {"n_train": 16, "rotation_epochs": 1, "decoder_epochs": 1}
     outcomes = []
     for run, seeds in enumerate([[0, 1], [0]]):
         jobs = register.jobs(register.load(), ["two_stage"], seeds=seeds, profile="demo", settings=small)
         assert not sweep.reproduce(jobs, tmp_path / str(run), n_jobs=1)["failed"]
-        rows = results.read(tmp_path / str(run) / "two_stage.csv")
-        chosen = [{name: row[name] for name in (*results.KEY, *results.METRICS, "job")} for row in rows]
+        rows = read(tmp_path / str(run) / "two_stage.csv")
+        chosen = [{name: row[name] for name in (*KEY, *METRICS, "job")} for row in rows]
         outcomes.append((chosen, [sweep.scores_path(tmp_path / str(run), job).read_bytes() for job in jobs]))
     (both, both_scores), (again, again_scores) = outcomes
     assert [row for row in both if row["seed"] == "0"] == again and len(again) == 5
