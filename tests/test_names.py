@@ -59,18 +59,17 @@ def test_what_is_no_object_of_coil100_is_an_unknown_class(wanted):
 
 
 def test_the_superclasses_of_cifar100_are_20_times_5_and_hold_every_class_once():
-    superclasses = data.SUPERCLASSES["cifar100"]
-    assert len(superclasses) == 20 and {len(five) for five in superclasses.values()} == {5}
-    assert sorted(sum(superclasses.values(), [])) == sorted(data.CLASS_NAMES["cifar100"])
-    assert len(set(data.CLASS_NAMES["cifar100"])) == 100
-    for name, five in (
-        ("food_containers", "bottle bowl can cup plate"),
-        ("household_electrical_devices", "clock keyboard lamp telephone television"),
-        ("insects", "bee beetle butterfly caterpillar cockroach"),
-        ("fruit_and_vegetables", "apple mushroom orange pear sweet_pepper"),
-        ("vehicles_2", "lawn_mower rocket streetcar tank tractor"),
+    fives = data.SUPERCLASSES["cifar100"]
+    assert len(fives) == 20 and {len(five) for five in fives} == {5}
+    assert sorted(sum(fives, [])) == data.CLASS_NAMES["cifar100"] and len(set(data.CLASS_NAMES["cifar100"])) == 100
+    for five in (
+        "bottle bowl can cup plate",
+        "clock keyboard lamp telephone television",
+        "bee beetle butterfly caterpillar cockroach",
+        "apple mushroom orange pear sweet_pepper",
+        "lawn_mower rocket streetcar tank tractor",
     ):
-        assert superclasses[name] == five.split()
+        assert five.split() in fives
 
 
 def test_the_normal_objects_of_coil100_are_30_of_its_classes():

@@ -3,7 +3,7 @@
     class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
     class_index("cifar10", "airplane")     # 0
 
-`DATASETS` is the one table of them. A dataset's module has, the first three always:
+`_MODULES` is the one table of them. A dataset's module has, the first three always:
 
 - CLASSES: {dataset: its classes in the order of the labels}
 - here(name, folder): the classes that can be read from a folder, by the names of its files; what is damaged counts
@@ -12,29 +12,31 @@
 - fetch(name): downloads into `cache.downloads()`, where `here` then finds it
 - CATEGORIES: those of its datasets whose classes are categories with defects of their own: each is read, prepared and
   tested alone, on its own good and defective images
-- SUPERCLASSES: {dataset: {superclass: classes}}, for the protocol superclass
+- SUPERCLASSES: {dataset: the classes of each superclass}, for the protocol superclass
 - alias(plain): a class by another name for it; check_copy(both, path): ValueError for an npz that cannot be right
 """
 
+import importlib
 import re
 from pathlib import Path
 
-from repro.data import coil100, embedded, mvtec, own, torchvision_sets
+from repro.data import own
 
 
-DATASETS = {
-    "digits": embedded,
-    "textures": embedded,
-    "mnist": torchvision_sets,
-    "fashion_mnist": torchvision_sets,
-    "cifar10": torchvision_sets,
-    "cifar100": torchvision_sets,
-    "coil100": coil100,
-    "mvtec": mvtec,
+_MODULES = {
+    "digits": "embedded",
+    "textures": "embedded",
+    "mnist": "torchvision_sets",
+    "fashion_mnist": "torchvision_sets",
+    "cifar10": "torchvision_sets",
+    "cifar100": "torchvision_sets",
+    "coil100": "coil100",
+    "mvtec": "mvtec",
 }
+DATASETS = {name: importlib.import_module(f"repro.data.{module}") for name, module in _MODULES.items()}
 CLASS_NAMES = {name: module.CLASSES[name] for name, module in DATASETS.items()}
 CATEGORY_DATASETS = tuple(name for name, module in DATASETS.items() if name in getattr(module, "CATEGORIES", ()))
-SUPERCLASSES = {name: getattr(module, "SUPERCLASSES", {}).get(name, {}) for name, module in DATASETS.items()}
+SUPERCLASSES = {name: getattr(module, "SUPERCLASSES", {}).get(name, []) for name, module in DATASETS.items()}
 PROTOCOLS = ("official", "80-20")  # of every dataset without categories; those with superclasses have superclass too
 # What files and other papers call classes, after `_canonical` has put it in lower case with underscores.
 ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple"}

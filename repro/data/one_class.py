@@ -74,7 +74,7 @@ def one_class(
         is_normal = np.array([kind == GOOD for kind in train.kinds + test.kinds])
     in_task = np.ones(len(labels), dtype=bool)
     if protocol == "superclass":
-        siblings = next(classes for classes in SUPERCLASSES[name].values() if names[target] in classes)
+        siblings = next(classes for classes in SUPERCLASSES[name] if names[target] in classes)
         in_task = np.isin(labels, [names.index(sibling) for sibling in siblings])
     in_train = np.arange(len(labels)) < len(train.labels)
     test_rows = np.flatnonzero(~in_train & in_task)

@@ -96,10 +96,10 @@ def there(name: str, size: int | None = None) -> list[str]:
     except FileNotFoundError:
         pass
     if name in CATEGORY_DATASETS:
-        classes |= {one for one in set(names) - classes if cache_path(name, size, category=one).is_file()}
+        classes |= {missed for missed in set(names) - classes if cache_path(name, size, category=missed).is_file()}
     elif not classes and cache_path(name, size).is_file():
         return list(names)
-    return [one for one in names if one in classes]
+    return [normal for normal in names if normal in classes]
 
 
 def missing(
@@ -114,20 +114,17 @@ def missing(
     kind, path = parse(name)
     if path:
         return None if path.exists() else (name, f"there is no {kind} {name.partition(':')[2]}", False)
-    classes, root, put = classes_there(name, size), os.environ.get("ADLIB_DATA"), _put(name)
+    classes, root = classes_there(name, size), os.environ.get("ADLIB_DATA")
     if normal in classes:
         return None
     if root and not Path(root).expanduser().is_dir():
         return name, f"ADLIB_DATA names {root}, which is no folder", False
+    what = f"{name} {normal}" if classes or name in CATEGORY_DATASETS else name
     if classes and name not in CATEGORY_DATASETS:
-        how = f"not in the copy at hand: {put}, in place of that copy, and delete {name}-*.bin in the cache folder"
-        return f"{name} {normal}", how, False
-    what = f"{name} {normal}" if name in CATEGORY_DATASETS else name
-    if not hasattr(DATASETS[name], "fetch"):
-        return what, put, False
-    if os.environ.get("ADLIB_OFFLINE") == "1":
-        return what, f"{put}, or allow its download by ADLIB_OFFLINE=0", False
-    return what, f"the first job downloads it; or {put}", True
+        rest = f"in place of that copy, and delete {name}-*.bin in the cache folder"
+        return what, f"not in the copy at hand: {_put(name)}, {rest}", False
+    is_downloaded = hasattr(DATASETS[name], "fetch") and os.environ.get("ADLIB_OFFLINE") != "1"
+    return what, f"the first job downloads it; or {_put(name)}" if is_downloaded else _put(name), is_downloaded
 
 
 def is_stand_in(name: str) -> bool:
@@ -198,15 +195,13 @@ def _read(name: str, size: int | None, resample: str, category: str | None) -> t
             is_copy = place is not None and place.is_file()
             return _read_copy(name, place) if is_copy else dataset.read(name, place, category, size, resample)
         seen |= set(classes)
-    what, put = f"{name} is not on this machine", _put(name)
+    what = f"{name} is not on this machine"
     if category:
         others = ", ".join(other for other in CLASS_NAMES[name] if other in seen) or "no category"
         what = f"{name}'s {category} is not on this machine (there is {others})"
-        put = put.replace("<category>", category)
-    if not hasattr(dataset, "fetch"):
+    put = _put(name).replace("<category>", category or "")
+    if not hasattr(dataset, "fetch") or os.environ.get("ADLIB_OFFLINE") == "1":
         raise FileNotFoundError(f"{what}: {put}")
-    if os.environ.get("ADLIB_OFFLINE") == "1":
-        raise FileNotFoundError(f"{what}: {put}, or let it be downloaded (ADLIB_OFFLINE=0)")
     try:
         dataset.fetch(name)
     except (OSError, RuntimeError, ValueError) as error:
@@ -235,10 +230,11 @@ def _places(name: str) -> Iterator[tuple[Path | None, list[str]]]:
 
 
 def _put(name: str) -> str:
-    if not hasattr(DATASETS[name], "put"):
-        return ""
+    """How to get a dataset, in words."""
     now = os.environ.get("ADLIB_DATA") or "not set"
-    return f"put {DATASETS[name].put(name)} into the folder that ADLIB_DATA names (now {now})"
+    put = f"put {DATASETS[name].put(name)} into the folder that ADLIB_DATA names (now {now})"
+    is_forbidden = hasattr(DATASETS[name], "fetch") and os.environ.get("ADLIB_OFFLINE") == "1"
+    return put + ", or let it be downloaded (ADLIB_OFFLINE=0)" * is_forbidden
 
 
 def _classes_of_copy(name: str, path: Path) -> list[str]:

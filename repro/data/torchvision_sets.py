@@ -19,37 +19,24 @@ from repro.data import cache
 from repro.data.splits import Images, plain
 
 
-# CIFAR-100's 20 superclasses and the five classes of each; the official labels of the 100 are in alphabetical order.
-SUPERCLASSES = {
-    "cifar100": {
-        "aquatic_mammals": "beaver dolphin otter seal whale".split(),
-        "fish": "aquarium_fish flatfish ray shark trout".split(),
-        "flowers": "orchid poppy rose sunflower tulip".split(),
-        "food_containers": "bottle bowl can cup plate".split(),
-        "fruit_and_vegetables": "apple mushroom orange pear sweet_pepper".split(),
-        "household_electrical_devices": "clock keyboard lamp telephone television".split(),
-        "household_furniture": "bed chair couch table wardrobe".split(),
-        "insects": "bee beetle butterfly caterpillar cockroach".split(),
-        "large_carnivores": "bear leopard lion tiger wolf".split(),
-        "large_man_made_outdoor_things": "bridge castle house road skyscraper".split(),
-        "large_natural_outdoor_scenes": "cloud forest mountain plain sea".split(),
-        "large_omnivores_and_herbivores": "camel cattle chimpanzee elephant kangaroo".split(),
-        "medium_mammals": "fox porcupine possum raccoon skunk".split(),
-        "non_insect_invertebrates": "crab lobster snail spider worm".split(),
-        "people": "baby boy girl man woman".split(),
-        "reptiles": "crocodile dinosaur lizard snake turtle".split(),
-        "small_mammals": "hamster mouse rabbit shrew squirrel".split(),
-        "trees": "maple_tree oak_tree palm_tree pine_tree willow_tree".split(),
-        "vehicles_1": "bicycle bus motorcycle pickup_truck train".split(),
-        "vehicles_2": "lawn_mower rocket streetcar tank tractor".split(),
-    }
-}
+# The five classes of each of CIFAR-100's 20 superclasses; the official labels of the 100 are in alphabetical order.
+_FIVES = """
+    beaver dolphin otter seal whale | aquarium_fish flatfish ray shark trout | orchid poppy rose sunflower tulip |
+    bottle bowl can cup plate | apple mushroom orange pear sweet_pepper | clock keyboard lamp telephone television |
+    bed chair couch table wardrobe | bee beetle butterfly caterpillar cockroach | bear leopard lion tiger wolf |
+    bridge castle house road skyscraper | cloud forest mountain plain sea |
+    camel cattle chimpanzee elephant kangaroo | fox porcupine possum raccoon skunk |
+    crab lobster snail spider worm | baby boy girl man woman | crocodile dinosaur lizard snake turtle |
+    hamster mouse rabbit shrew squirrel | maple_tree oak_tree palm_tree pine_tree willow_tree |
+    bicycle bus motorcycle pickup_truck train | lawn_mower rocket streetcar tank tractor
+"""
+SUPERCLASSES = {"cifar100": [five.split() for five in _FIVES.split("|")]}
 # The names are the papers' where they have one.
 CLASSES = {
     "mnist": list("0123456789"),
     "fashion_mnist": "t_shirt trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split(),
     "cifar10": "plane car bird cat deer dog frog horse ship truck".split(),
-    "cifar100": sorted(name for five in SUPERCLASSES["cifar100"].values() for name in five),
+    "cifar100": sorted(name for five in SUPERCLASSES["cifar100"] for name in five),
 }
 _LAYOUT = {  # torchvision's class, and where it puts the files
     "mnist": ("MNIST", "MNIST/raw"),
