@@ -344,7 +344,8 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 def styled(table: pd.DataFrame):
     """A table for a notebook: whole texts, aligned left, numbers to three places, nothing where there is nothing."""
-    style = table.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
+    plain = table.replace(r"\*\*|`", "", regex=True)  # bold is for Markdown
+    style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
     style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
     style = style if table.index.names != [None] else style.hide()
     return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")

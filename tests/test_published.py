@@ -8,12 +8,16 @@ from statistics import correlation
 
 import pytest
 
-from repro import results
+from repro import compare
 
 
-PAPERS = sorted(path.stem for path in (results.CHECKOUT / "published").glob("*.csv"))
-FEATURE_AE = results.published("feature_ae")
-SHARED_AE = results.published("shared_ae")
+def published(paper):
+    return compare.published(paper).to_dict("records")
+
+
+PAPERS = sorted(path.stem for path in (compare.CHECKOUT / "published").glob("*.csv"))
+FEATURE_AE = published("feature_ae")
+SHARED_AE = published("shared_ae")
 
 
 def column_means():
@@ -25,20 +29,20 @@ def column_means():
     found = {}
     for key, cells in columns.items():
         mean = cells.pop("mean")
-        assert sorted(cells) == sorted(results.class_names("mvtec"))
+        assert sorted(cells) == sorted(compare.class_names("mvtec"))
         found[key] = (mean, sum(cell["value"] for cell in cells.values()) / len(cells))
     return found
 
 
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_table_is_readable_and_prints_no_number_twice(paper):
-    cells = results.published(paper)
+    cells = published(paper)
     keys = Counter(
         tuple(cell[name] for name in ("dataset", "protocol", "class", "method", "weights", "metric")) for cell in cells
     )
     assert [key for key, count in keys.items() if count > 1] == []
     for cell in cells:
-        known = results.class_names(cell["dataset"])
+        known = compare.class_names(cell["dataset"])
         assert cell["class"].startswith("mean") or not known or cell["class"] in known, cell
 
 
@@ -170,7 +174,7 @@ def test_single_classes_of_the_baselines_agree_with_the_means_of_other_papers():
     assert [column("2", "mnist", digit)["ocsvm"] for digit in "0123"] == [0.988, 0.999, 0.902, 0.950]
     legible = {"mnist": ("2", "0123"), "cifar10": ("3", ("plane", "car", "bird", "cat"))}
     of_six = {}
-    for cell in [*results.published("two_stage"), *FEATURE_AE]:
+    for cell in [*published("two_stage"), *FEATURE_AE]:
         table, names = legible.get(cell["dataset"], ("", ""))
         columns = [column(table, cell["dataset"], name) for name in names]
         if columns and cell["class"] == "mean" and cell["method"] in columns[0]:
@@ -183,7 +187,7 @@ def test_single_classes_of_the_baselines_agree_with_the_means_of_other_papers():
     }
 
 
-CBIGAN = results.published("cbigan")
+CBIGAN = published("cbigan")
 OF_CBIGAN = {(cell["metric"], cell["class"], cell["method"]): cell for cell in CBIGAN}
 IN_BOTH_TABLES = ("egbad", "cbigan", "pixel_ae_l2")
 
@@ -216,7 +220,7 @@ def test_both_tables_of_cbigan_are_whole():
     metric = {"II": "balanced_accuracy", "III": "auroc"}
     assert columns == {(table, metric[table], name): 18 for table, names in methods.items() for name in names}
     rows = Counter(cell["class"] for cell in CBIGAN)
-    assert rows == dict.fromkeys([*results.class_names("mvtec"), "mean_textures", "mean_objects", "mean"], 10 + 6)
+    assert rows == dict.fromkeys([*compare.class_names("mvtec"), "mean_textures", "mean_objects", "mean"], 10 + 6)
     assert {(cell["dataset"], cell["protocol"], cell["weights"], cell["unit"]) for cell in CBIGAN} == {
         ("mvtec", "official", "", 0.01)
     }
@@ -226,7 +230,7 @@ def test_both_tables_of_cbigan_are_whole():
 
 def test_printed_means_of_cbigan_are_those_of_their_rows():
     """Within one unit: at most half of it comes from rounding the rows, at most half from rounding the mean."""
-    names = results.class_names("mvtec")
+    names = compare.class_names("mvtec")
     for mean, rows in (("mean_textures", names[:5]), ("mean_objects", names[5:]), ("mean", names)):
         for (metric, name, method), cell in OF_CBIGAN.items():
             if name == mean:
@@ -255,7 +259,7 @@ def test_balanced_accuracies_below_one_half_are_noted():
 
 
 def test_pairs_that_no_scores_can_give_are_noted():
-    names = [*results.class_names("mvtec"), "mean_textures", "mean_objects", "mean"]
+    names = [*compare.class_names("mvtec"), "mean_textures", "mean_objects", "mean"]
     broken = {(name, method) for method in IN_BOTH_TABLES for name in names if breaks_the_bound(name, method)}
     assert broken == {
         ("grid", "egbad"),
@@ -302,16 +306,16 @@ def test_what_cbigan_says_of_its_lead_over_egbad():
                 - OF_CBIGAN["balanced_accuracy", name, "egbad"]["value"]
             )
         )
-        for name in [*results.class_names("mvtec"), "mean"]
+        for name in [*compare.class_names("mvtec"), "mean"]
     }
     assert max(lead.values()) == lead["grid"] == lead["toothbrush"] == 49 and lead["mean"] == 15
     assert {name for name, points in lead.items() if points <= 0} == {"carpet", "zipper"}
     assert "zipper as the only exception" in OF_CBIGAN["balanced_accuracy", "carpet", "cbigan"]["note"]
 
 
-PATCH_AE = results.published("patch_ae")
+PATCH_AE = published("patch_ae")
 OF_PATCH_AE = {(cell["class"], cell["method"]): cell for cell in PATCH_AE}
-MVTEC = results.class_names("mvtec")
+MVTEC = compare.class_names("mvtec")
 PIXEL_COLUMNS = ("pixel_ae_l2", "pixel_ae_ssim", "vae_grad")
 IMAGE_COLUMNS = ("riad", "cutpaste", "cs_flow", "sspcab", "ast", "cfa", "patchcore", "patch_ae")
 

@@ -34,13 +34,13 @@ out_dir = None
 factor = 1.0
 """
 BODY = """
-from repro import data, results
+from repro import data, rows
 from adlib import metrics, toy
 split = data.one_class(dataset, normal_class, protocol, seed)
 scores = factor * toy.score(toy.build(), split.test)
-row = results.row(paper="toy", method="toy", dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
-                  profile=profile, auroc=metrics.auroc(scores, split.is_anomalous))
-results.save(out_dir, [row], {"index": range(len(scores)), "is_anomalous": split.is_anomalous, "toy": scores})
+row = rows.row(paper="toy", method="toy", dataset=dataset, protocol=protocol, class_=normal_class, seed=seed,
+               profile=profile, auroc=metrics.auroc(scores, split.is_anomalous))
+rows.save(out_dir, [row], {"index": range(len(scores)), "is_anomalous": split.is_anomalous, "toy": scores})
 """
 
 

@@ -1,18 +1,19 @@
-"""Result rows on disk, merged and read; published cells; verdicts against hand-computed cases."""
+"""Published cells, verdicts against hand-computed cases, comparisons, and old rows beside new."""
 
 import numpy as np
+import pandas as pd
 import pytest
+import toy
 
-from repro import data, results, summary
+from repro import compare, data, rows
 
 
 JOB = "0123456789ab"
-MINIMAL = "paper='p', method='m', dataset='d', protocol='official', profile='demo', seed=0, class_='c'"
 
 
 def made(**values):
     """A row of the method two_stage on MNIST's 8, profile paper, unless said otherwise."""
-    return results.row(
+    return rows.row(
         **{
             "paper": "two_stage",
             "method": "two_stage",
@@ -39,7 +40,7 @@ def failure(**values):
 
 
 def test_the_whole_table_of_two_stage_is_there():
-    cells = results.published("two_stage")
+    cells = compare.published("two_stage").to_dict("records")
     table = {(cell["method"], cell["dataset"]): cell["value"] for cell in cells}
     assert len(cells) == len(table) == 24
     assert {
@@ -58,19 +59,19 @@ def test_the_whole_table_of_two_stage_is_there():
 
 
 def test_every_published_file_of_the_checkout_can_be_read():
-    for path in (results.CHECKOUT / "published").glob("*.csv"):
-        assert results.published(path.stem)
+    for path in (compare.CHECKOUT / "published").glob("*.csv"):
+        assert len(compare.published(path.stem))
 
 
 def test_an_unknown_paper_lists_those_there_are(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.csv; there are: .*two_stage"):
-        results.published("nothing")
+        compare.published("nothing")
 
 
 def write_published(folder, lines):
     folder.mkdir(parents=True, exist_ok=True)
     text = "".join(f"toy,1,{line}\n" for line in lines)
-    (folder / "toy.csv").write_text(",".join(results.PUBLISHED_COLUMNS) + "\n" + text)
+    (folder / "toy.csv").write_text(",".join(compare.PUBLISHED_COLUMNS) + "\n" + text)
     return folder
 
 
@@ -85,72 +86,79 @@ def write_published(folder, lines):
 )
 def test_a_bad_published_cell_is_named_with_its_line(tmp_path, line, message):
     with pytest.raises(ValueError, match=message):
-        results.published("toy", write_published(tmp_path, [line]))
+        compare.published("toy", write_published(tmp_path, [line]))
 
 
 # verdicts
+
+TEN = (10, 10, 0)  # all of ten classes ran, and no others
 
 
 def test_reproduced_is_within_one_point_and_half_a_unit_of_the_printed_rounding():
     # printed 97.3, so anything from 0.9725 to 0.9735 may be behind it: 0.9625 to 0.9835 is within 0.01 of that
     for ours, expected in [(0.9625, "reproduced"), (0.9624, "below"), (0.9835, "reproduced"), (0.9836, "above")]:
-        assert results.verdict(0.973, 0.001, [[ours] * 10], 10, "paper") == expected
-    assert results.verdict(0.84, 0.01, [[0.855]], 1, "paper") == "reproduced"  # printed to two places: 0.015
-    assert results.verdict(0.84, 0.01, [[0.856]], 1, "paper") == "above"
+        assert compare.verdict(0.973, 0.001, [ours], TEN, "paper") == expected
+    assert compare.verdict(0.84, 0.01, [0.855], (1, 1, 0), "paper") == "reproduced"  # printed to two places: 0.015
+    assert compare.verdict(0.84, 0.01, [0.856], (1, 1, 0), "paper") == "above"
 
 
 def test_within_noise_is_the_t_interval_of_three_seeds():
     # mean 0.94, s = 0.02, t(2, 0.975) = 4.302653: half width 4.302653 * 0.02 / sqrt(3) = 0.04968
-    ours = [[0.92, 0.92], [0.93, 0.95], [0.96, 0.96]]
-    assert results.verdict(0.989, 0.001, ours, 2, "paper") == "within noise"
-    assert results.verdict(0.990, 0.001, ours, 2, "paper") == "below"
-    assert results.verdict(0.891, 0.001, ours, 2, "paper") == "within noise"
-    assert results.verdict(0.890, 0.001, ours, 2, "paper") == "above"
-    assert results.verdict(0.989, 0.001, ours[:2], 2, "paper") == "below"  # two seeds make no interval
-
-
-def test_the_mean_over_seeds_of_the_mean_over_classes_is_judged():
-    assert results.verdict(0.75, 0.001, [[0.5, 0.9], [0.6, 1.0]], 2, "paper") == "reproduced"
+    ours = [0.92, 0.94, 0.96]
+    assert compare.verdict(0.989, 0.001, ours, (2, 2, 0), "paper") == "within noise"
+    assert compare.verdict(0.990, 0.001, ours, (2, 2, 0), "paper") == "below"
+    assert compare.verdict(0.891, 0.001, ours, (2, 2, 0), "paper") == "within noise"
+    assert compare.verdict(0.890, 0.001, ours, (2, 2, 0), "paper") == "above"
+    assert compare.verdict(0.989, 0.001, ours[:2], (2, 2, 0), "paper") == "below"  # two seeds make no interval
 
 
 def test_anything_less_is_indicative_and_says_what_there_is():
-    assert results.verdict(0.973, 0.001, [[0.97] * 3], 10, "quick") == "indicative: 3 of 10 classes, quick, 1 seed"
-    assert results.verdict(0.973, 0.001, [[0.97] * 9] * 2, 10, "paper") == "indicative: 9 of 10 classes, paper, 2 seeds"
-    assert results.verdict(0.973, 0.001, [[0.97] * 10], 10, "quick") == "indicative: 10 of 10 classes, quick, 1 seed"
-    assert results.verdict(0.973, 0.001, [[0.97] * 4], 0, "paper") == "indicative: 4 of ? classes, paper, 1 seed"
+    for means, classes, profile, expected in [
+        ([0.97], (3, 10, 0), "quick", "3 of 10 classes, quick, 1 seed"),
+        ([0.97] * 2, (9, 10, 0), "paper", "9 of 10 classes, paper, 2 seeds"),
+        ([0.97], (10, 10, 0), "quick", "10 of 10 classes, quick, 1 seed"),
+        ([0.97], (4, 0, 0), "paper", "4 of ? classes, paper, 1 seed"),
+    ]:
+        assert compare.verdict(0.973, 0.001, means, classes, profile) == f"indicative: {expected}"
 
 
 def test_other_classes_and_copies_that_lack_classes_are_indicative_in_every_profile():
-    for more, expected in [
-        ({"n_others": 10}, "indicative: 7 of 30 classes and 10 others, paper, 2 seeds"),
-        ({"n_others": 1}, "indicative: 16 of 30 classes and 1 other, paper, 2 seeds"),
+    for classes, copy, expected in [
+        ((7, 30, 10), "", "7 of 30 classes and 10 others, paper, 2 seeds"),
+        ((16, 30, 1), "", "16 of 30 classes and 1 other, paper, 2 seeds"),
         (
-            {"n_others": 10, "copy": "17 of 100 classes"},
-            "indicative: 7 of 30 classes and 10 others, a copy of 17 of 100 classes, paper, 2 seeds",
+            (7, 30, 10),
+            "17 of 100 classes",
+            "7 of 30 classes and 10 others, a copy of 17 of 100 classes, paper, 2 seeds",
         ),
+        ((30, 30, 0), "40 of 100 classes", "30 of 30 classes, a copy of 40 of 100 classes, paper, 2 seeds"),
+        # as many others as are lacking make nothing complete
+        ((20, 30, 10), "", "20 of 30 classes and 10 others, paper, 2 seeds"),
     ]:
-        assert results.verdict(1.0, 0.001, [[1.0] * 17] * 2, 30, "paper", **more) == expected
-    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper") == "reproduced"
-    assert (
-        results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", copy="40 of 100 classes")
-        == "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
-    )
-    # as many others as are lacking make nothing complete
-    assert results.verdict(1.0, 0.001, [[1.0] * 30], 30, "paper", 10).startswith("indicative: 20 of 30 classes and 10")
+        assert compare.verdict(1.0, 0.001, [1.0] * 2, classes, "paper", copy) == f"indicative: {expected}"
+    assert compare.verdict(1.0, 0.001, [1.0], (30, 30, 0), "paper") == "reproduced"
 
 
 def test_without_rows_it_is_not_run():
-    assert results.verdict(0.973, 0.001, [], 10, None) == "not run"
+    assert compare.verdict(0.973, 0.001, [], (0, 10, 0), "") == "not run"
 
 
 # comparisons
 
 
+def records_of(*given, **more):
+    return compare.compare(*given, **more).to_dict("records")
+
+
+def alone_of(records, folder):
+    return compare.ours_alone(pd.DataFrame(records), folder).to_dict("records")
+
+
 def compared(folder, *made_rows, **more):
     """The records of two_stage, by (method, dataset), with these rows as results."""
     for row in made_rows:
-        results.merge(folder / f"{row['paper']}.csv", [row])
-    records = results.compare(["two_stage"], folder, **more)
+        rows.merge(folder / f"{row['paper']}.csv", [row])
+    records = records_of(["two_stage"], folder, **more)
     return {(record["method"], record["dataset"]): record for record in records}
 
 
@@ -162,12 +170,12 @@ def test_every_printed_number_has_a_record_also_without_any_row(tmp_path):
     records = compared(tmp_path)
     assert len(records) == 24
     assert {record["verdict"] for record in records.values()} == {"not run"}
-    assert records["two_stage", "mnist"]["ours_mean"] is None
+    assert np.isnan(records["two_stage", "mnist"]["ours_mean"]) and records["two_stage", "mnist"]["ours"] == ""
 
 
 def test_all_classes_in_profile_paper_earn_a_verdict(tmp_path):
     record = compared(tmp_path, *all_classes(auroc=0.97))["two_stage", "mnist"]
-    assert (record["ours_mean"], record["ours_std"]) == (pytest.approx(0.97), None)
+    assert record["ours_mean"] == pytest.approx(0.97) and np.isnan(record["ours_std"]) and record["ours"] == "0.970"
     assert (record["n_classes"], record["n_expected"], record["n_seeds"]) == (10, 10, 1)
     assert (record["profile"], record["verdict"]) == ("paper", "reproduced")
 
@@ -208,7 +216,7 @@ def test_stale_rows_count_and_are_marked(tmp_path):
     rows_ = [made(job="known"), made(job="gone", **{"class": "1"})]
     record = compared(tmp_path, *rows_, register={"known"})["two_stage", "mnist"]
     assert (record["n_classes"], record["n_stale"]) == (2, 1)
-    assert results.collect(tmp_path, register={"known", "more"})["n_missing"] == (1, 2)
+    assert record["remarks"].endswith("1 of 2 rows stale")
 
 
 def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
@@ -220,8 +228,8 @@ def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
         made(paper="toy", method="toy", weights=f"resnet18/{source}", auroc=value)
         for source, value in (("random", 0.1), ("imagenet", 0.9))
     ]
-    results.merge(tmp_path / "toy.csv", mine)
-    small, wide = results.compare(["toy"], tmp_path, folder)
+    rows.merge(tmp_path / "toy.csv", mine)
+    small, wide = records_of(["toy"], tmp_path, folder)
     assert (small["ours_mean"], small["row_weights"]) == (0.9, "resnet18/imagenet")
     assert wide["verdict"] == "not run"
 
@@ -237,14 +245,14 @@ def test_rows_match_by_backbone_and_random_weights_never_count(tmp_path):
 def test_rows_of_stand_ins_never_count(tmp_path, values):
     folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,resnet18,auroc,0.985,"])
     drawn = made(**{"paper": "toy", "method": "toy", "weights": "resnet18/imagenet", **values})
-    results.merge(tmp_path / "toy.csv", [drawn])
-    [record] = results.compare(["toy"], tmp_path, folder)
-    assert (record["verdict"], record["ours_mean"], record["n_seeds"]) == ("not run", None, 0)
+    rows.merge(tmp_path / "toy.csv", [drawn])
+    [record] = records_of(["toy"], tmp_path, folder)
+    assert (record["verdict"], record["ours"], record["n_seeds"]) == ("not run", "", 0)
     real = made(**{"paper": "toy", "method": "toy", "weights": "resnet18/imagenet", "auroc": 0.7, "class": "9"})
-    results.merge(tmp_path / "toy.csv", [real])
-    [record] = results.compare(["toy"], tmp_path, folder)
+    rows.merge(tmp_path / "toy.csv", [real])
+    [record] = records_of(["toy"], tmp_path, folder)
     assert record["classes"] == {"9": 0.7} and record["data"] == "official"
-    beside = [one for one in results.ours_alone([record], tmp_path) if one["metric"] == "auroc"]
+    beside = [one for one in alone_of([record], tmp_path) if one["metric"] == "auroc"]
     assert [list(one["classes"]) for one in beside] == [["8"]]  # they are listed, with their label, among other rows
 
 
@@ -253,8 +261,8 @@ def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
         tmp_path / "published",
         [f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))],
     )
-    results.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.99))
-    (record,) = results.compare(["toy"], tmp_path, folder)
+    rows.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.99))
+    (record,) = records_of(["toy"], tmp_path, folder)
     assert record["published"] == pytest.approx(0.991)
     assert (record["n_classes"], record["n_expected"], record["verdict"]) == (2, 2, "reproduced")
 
@@ -269,18 +277,18 @@ def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
         ],
     )
     mine = made(paper="toy", method="toy", dataset="mvtec", class_="pill", aupro=0.9)
-    results.merge(tmp_path / "toy.csv", [mine])
-    (record,) = results.compare(["toy"], tmp_path, folder)
+    rows.merge(tmp_path / "toy.csv", [mine])
+    (record,) = records_of(["toy"], tmp_path, folder)
     assert record["published"] == 0.906 and record["published_classes"] == {"bottle": 0.914, "pill": 0.931}
     assert record["verdict"] == "indicative: 1 of 15 classes, paper, 1 seed"
-    table = summary.sections([record])["Printed beside ours"]
-    assert "| 0.906 | 0.900 | paper |" in table and "printed for pill: 0.931" in table
+    assert (record["printed"], record["ours"]) == ("0.906", "0.900")
+    assert record["remarks"].startswith("printed for pill: 0.931, ")
 
 
 def coil100(folder, names, seeds=(0,), auroc=1.0, **values):
     """The record of a paper that prints a mean over coil100, after these objects have run."""
     printed = write_published(folder / "published", ["coil100,80-20,mean,toy,,auroc,1.000,"])
-    results.merge(
+    rows.merge(
         folder / "toy.csv",
         [
             made(
@@ -297,7 +305,7 @@ def coil100(folder, names, seeds=(0,), auroc=1.0, **values):
             for name in names
         ],
     )
-    (record,) = results.compare(["toy"], folder, printed)
+    (record,) = records_of(["toy"], folder, printed)
     return record
 
 
@@ -307,7 +315,7 @@ AT_HAND = [f"obj{number}" for number in (1, 2, 4, 5, 7, 10, 14, 19, 28, 31, 33, 
 def test_a_mean_over_coil100_is_over_the_30_objects(tmp_path):
     record = coil100(tmp_path, data.COIL100_OBJECTS, seeds=[0, 1])
     assert (record["n_classes"], record["n_expected"], record["n_others"]) == (30, 30, 0)
-    assert record["verdict"] == "reproduced" and results.class_names("coil100") == data.COIL100_OBJECTS
+    assert record["verdict"] == "reproduced" and compare.class_names("coil100") == data.COIL100_OBJECTS
     assert coil100(tmp_path / "b", data.COIL100_OBJECTS[1:])["verdict"] == "indicative: 29 of 30 classes, paper, 1 seed"
 
 
@@ -342,8 +350,8 @@ def test_a_copy_that_lacks_classes_never_earns_a_verdict(tmp_path):
     assert record["verdict"] == "indicative: 30 of 30 classes, a copy of 40 of 100 classes, paper, 1 seed"
     record = coil100(tmp_path, data.COIL100_OBJECTS[:1])
     assert record["verdict"] == "reproduced"
-    table = summary.sections([coil100(tmp_path, AT_HAND, data="npz:1a2b3c4d (17 of 100 classes)")])
-    assert "npz:1a2b3c4d (17 of 100 classes)" in table["Printed beside ours"]
+    record = coil100(tmp_path, AT_HAND, data="npz:1a2b3c4d (17 of 100 classes)")
+    assert "npz:1a2b3c4d (17 of 100 classes)" in record["remarks"]
 
 
 def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(tmp_path, monkeypatch):
@@ -363,15 +371,15 @@ def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(t
         (source, "indicative: 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
         (source.split()[0], "reproduced"),
     ):
-        results.merge(tmp_path / "toy.csv", [made(**mine, auroc=0.872, data=data_)])
-        (record,) = results.compare(["toy"], tmp_path, folder)
+        rows.merge(tmp_path / "toy.csv", [made(**mine, auroc=0.872, data=data_)])
+        (record,) = records_of(["toy"], tmp_path, folder)
         assert record["verdict"] == expected
 
 
 def test_what_several_cells_note_alike_is_said_once(tmp_path):
     cells = [f"mnist,official,{of},toy,,auroc,0.900,uncertain; of {of}" for of in ("mean", "3")]
     folder = write_published(tmp_path / "published", cells)
-    (record,) = results.compare(["toy"], tmp_path / "results", folder)
+    (record,) = records_of(["toy"], tmp_path / "results", folder)
     assert record["note"] == "uncertain; of mean; of 3"
 
 
@@ -380,14 +388,14 @@ def test_what_a_mean_over_superclasses_is_over_is_not_known(tmp_path):
         made(paper="toy", method="toy", dataset="cifar100", protocol="superclass", class_=name, auroc=0.9)
         for name in ("cup", "apple")
     ]
-    results.merge(tmp_path / "toy.csv", mine)
+    rows.merge(tmp_path / "toy.csv", mine)
     cells = [f"cifar100,superclass,{name},toy,,auroc,0.900," for name in ("cup", "apple")]
-    (record,) = results.compare(["toy"], tmp_path, write_published(tmp_path / "a", cells))
+    (record,) = records_of(["toy"], tmp_path, write_published(tmp_path / "a", cells))
     assert (record["n_expected"], record["verdict"]) == (2, "reproduced")
     cells.append("cifar100,superclass,mean,toy,,auroc,0.900,")
-    (record,) = results.compare(["toy"], tmp_path, write_published(tmp_path / "b", cells))
+    (record,) = records_of(["toy"], tmp_path, write_published(tmp_path / "b", cells))
     assert record["verdict"] == "indicative: 2 of ? classes, paper, 1 seed"
-    (record,) = results.ours_alone([], tmp_path)
+    (record,) = alone_of([], tmp_path)
     assert (record["n_classes"], record["n_expected"]) == (2, 0)
 
 
@@ -404,14 +412,14 @@ def test_a_class_without_the_usual_image_size_counts_with_its_own(tmp_path):
     assert record["image_sizes"] == dict.fromkeys("012345", "128") | {"6": "512", "7": "512"}
     assert (record["image_size"], record["n_classes"]) == ("128 and 512", 8)
     assert record["ours_mean"] == pytest.approx((6 * 0.9 + 2 * 0.8) / 8)
-    (alone,) = results.ours_alone([record], tmp_path)  # what is in no other table
+    (alone,) = alone_of([record], tmp_path)  # what is in no other table
     assert (alone["image_size"], alone["classes"]) == ("512", {"5": 0.3})
 
 
 def test_rows_beside_no_printed_number_have_records_of_their_own(tmp_path):
     rows_ = [made(), made(method="two_stage_mse"), made(profile="quick"), made(dataset="digits", profile="demo")]
     records = list(compared(tmp_path, *rows_).values())
-    alone = results.ours_alone(records, tmp_path)
+    alone = alone_of(records, tmp_path)
     assert {(one["method"], one["dataset"], one["profile"], one["verdict"]) for one in alone} == {
         ("two_stage_mse", "mnist", "paper", "not printed"),
         ("two_stage", "mnist", "quick", "not printed"),
@@ -419,23 +427,102 @@ def test_rows_beside_no_printed_number_have_records_of_their_own(tmp_path):
     }
 
 
-def test_other_settings_of_a_baseline_are_left_out_of_the_figures(tmp_path):
-    for method in ("ocsvm", "ocsvm_nu0.1_gamma1", "ocsvm_oracle", "mean_image"):
-        results.merge(
-            tmp_path / "baselines.csv",
-            [
-                results.row(
-                    paper="baselines",
-                    method=method,
-                    dataset="cifar100",
-                    protocol="official",
-                    class_="cup",
-                    seed=0,
-                    profile="quick",
-                    auroc=0.7,
-                    job="0" * 12,
-                )
-            ],
-        )
-    (figure,) = results.bars([], results.ours_alone([], tmp_path))
-    assert [series["label"] for series in figure["series"]] == ["mean_image, quick", "ocsvm, quick"]
+def test_a_table_is_shown_with_whole_texts_and_without_what_is_not_there(tmp_path):
+    rows.merge(tmp_path / "two_stage.csv", all_classes(auroc=0.97))
+    table = compare.table(compare.compare(["two_stage"], tmp_path))
+    shown = compare.styled(table).to_html()
+    assert "**two_stage**" in table["method"].tolist() and "**" not in shown and ">reproduced<" in shown
+    assert "no rows yet" in compare.styled(table[:0]).to_html()
+    number = compare.styled(pd.DataFrame({"auroc": [0.97123, np.nan]}, index=pd.Index(["a", "b"], name="class")))
+    assert "0.971" in number.to_html() and "nan" not in number.to_html() and number.to_html() == number.to_html()
+
+
+# what a job took
+
+
+def test_a_job_takes_what_its_rows_say_once_for_methods_that_share_a_training():
+    times = {"ms_per_image": 10, "n_test": 100, "n_parameters": 5, "steps": 3}
+    given = [
+        made(job="old", train_seconds=60, **times),
+        made(job="old", method="two_stage_mse", train_seconds=40, **times),  # a part of two_stage
+        made(job="old", method="cae", train_seconds=20, n_test=100, ms_per_image=20),
+        made(job="shared", method="a", train_seconds=7, **times),
+        made(job="shared", method="b", train_seconds=7, **times),
+        made(job="none"),
+    ]
+    table = compare.frame(given).assign(job_seconds=np.nan)
+    # of two_stage_mse no training, but its own scoring; a and b are one run
+    assert compare.run_seconds(table).to_dict() == {"old": 60 + 20 + 1 + 1 + 2, "shared": 7 + 1}
+    table.loc[:2, "job_seconds"] = 100.0
+    assert compare.run_seconds(table).to_dict() == {"old": 100, "shared": 8}
+
+
+# old beside new
+
+
+def leave(folder, *cells):
+    """toy.csv of (job, method, auroc)."""
+    names = ("paper", "dataset", "protocol", "class", "seed", "profile")
+    other = {"settings": "{}", "device": "cpu (1 threads)", "commit": "abc"}
+    left = [
+        rows.row(method=method, auroc=auroc, job=job["id"], **other, **{name: job[name] for name in names})
+        for job, method, auroc in cells
+    ]
+    rows.merge(folder / "toy.csv", left)
+
+
+def verified(jobs, folders):
+    return compare.verify(jobs, *folders).to_dict("records")
+
+
+@pytest.fixture
+def folders(tmp_path):
+    return tmp_path / "old", tmp_path / "new"
+
+
+def test_only_jobs_with_rows_of_these_settings_are_run_again(folders):
+    job = toy.toy_job()
+    leave(folders[0], (job, "toy", 0.75))
+    assert compare.committed([job, toy.toy_job("3")], folders[0]) == [job]
+    assert compare.committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
+
+
+@pytest.mark.parametrize("new, verdict", [(0.75, "same"), (0.757, "within"), (0.743, "within"), (0.77, "outside")])
+def test_with_one_seed_the_tolerance_of_a_verdict_decides(folders, new, verdict):
+    job = toy.toy_job()
+    leave(folders[0], (job, "toy", 0.75))
+    leave(folders[1], (job, "toy", new))
+    (record,) = verified([job], folders)
+    assert (record["verdict"], record["n_seeds"]) == (verdict, 1) and np.isnan(record["spread"])
+    assert record["difference"] == pytest.approx(new - 0.75)
+    assert record["old_run"].startswith("cpu (1 threads), torch ") and record["old_run"].endswith(", commit abc")
+
+
+@pytest.mark.parametrize("new, verdict", [(0.80, "same"), (0.90, "within"), (0.70, "within"), (0.15, "outside")])
+def test_with_more_seeds_their_spread_decides(folders, new, verdict):
+    jobs = [toy.toy_job(seed=seed) for seed in range(3)]
+    leave(folders[0], *((job, "toy", auroc) for job, auroc in zip(jobs, (0.7, 0.8, 0.9), strict=True)))
+    leave(folders[1], (jobs[1], "toy", new))
+    (record,) = verified(jobs[1:2], folders)
+    assert record["spread"] == pytest.approx(4.302653 * 0.1 * 2**0.5, rel=1e-6) and record["n_seeds"] == 3
+    assert record["verdict"] == verdict
+
+
+def test_a_method_that_did_not_come_out_again_is_missing_and_the_table_tells_all(folders):
+    job = toy.toy_job()
+    leave(folders[0], (job, "toy", 0.75), (job, "mean", 0.5))
+    leave(folders[1], (job, "toy", 0.76))
+    records = compare.verify([job], *folders)
+    assert list(zip(records["method"], records["verdict"], strict=True)) == [("mean", "missing"), ("toy", "within")]
+    shown = compare.verify_text(records, [job]).splitlines()
+    assert shown[1] == "toy digits 8 seed 0 quick" and shown[-1] == "1 missing, 1 within"
+    (line,) = [line for line in shown if line.split()[:2] == ["toy", "auroc"]]
+    assert line.split() == ["toy", "auroc", "0.750000", "0.760000", "0.010000", "-", "1", "within"]
+    assert compare.verify_text(records[:0], []).strip() == ""
+
+
+def test_rows_of_another_job_under_the_new_folder_do_not_count(folders):
+    job = toy.toy_job()
+    leave(folders[0], (job, "toy", 0.75))
+    leave(folders[1], (toy.toy_job(rate=0.1), "toy", 0.75))
+    assert [record["verdict"] for record in verified([job], folders)] == ["missing"]
