@@ -47,10 +47,11 @@ def connect(
     works = {}  # job id -> the folder in which the sweep looks for its progress
 
     def submit(job, options, variables):
-        # a worker takes its own notebooks, environment and work folder; only a test has other notebooks
-        own = "notebooks" if options["notebooks"] == str(CHECKOUT / "notebooks") else ""
         works[job["id"]] = options["work"]
-        return executor.submit(run, job, {name: options[name] for name in options if name not in ("work", own)})
+        options = {name: value for name, value in options.items() if name != "work"}
+        if options["notebooks"] == str(CHECKOUT / "notebooks"):  # else it is a test
+            del options["notebooks"]  # a worker has its own, as its work folder and its environment
+        return executor.submit(run, job, options)
 
     def hear(event):
         told = event[1]
@@ -77,8 +78,7 @@ def _check(client, address, jobs, resources, timeout):
         client.wait_for_workers(1, timeout=timeout)
     except TimeoutError:
         raise ValueError(f"the scheduler at {address} has no workers") from None
-    room = {}  # worker -> the jobs it takes at once
-    offers = set()
+    room, offers = {}, set()  # worker -> the jobs it takes at once; "GPU=1"
     for name, info in client.scheduler_info(n_workers=-1)["workers"].items():
         offered = info["resources"]
         offers |= {f"{thing}={amount:g}" for thing, amount in offered.items()}

@@ -1,14 +1,10 @@
 """One job: its notebook through papermill, in a kernel; what comes back is rows, scores and the executed notebook.
 
-    outcome = run_job(job, {"notebooks": "notebooks", "device": "cpu", "work": "/tmp/work"})
-    outcome["error"], outcome["rows"]              # None and the rows, or what went wrong and []
-
-    with processes() as submit:                    # the same, each job in a fresh process
+    outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})
+    with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
         submit(job, options).result()
-    outcome = left_outcome("/tmp/work")
 
-The only place that knows papermill. `run_job` is a plain function of plain values that writes nothing outside its work
-folder, so that it runs on any machine.
+The only place that knows papermill. `run_job` writes nothing outside its work folder, so it runs on any machine.
 """
 
 import ast
@@ -17,10 +13,8 @@ import ctypes
 import json
 import logging
 import multiprocessing
-import multiprocessing.connection
-import multiprocessing.forkserver
-import multiprocessing.util
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -32,16 +26,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from multiprocessing import connection, forkserver, util
 from pathlib import Path
-from typing import Any
 
 from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
+SHORT = 70  # characters of a folder for sockets: the paths of these end at 107
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
-OUTCOME = "outcome.json"  # in the work folder of a job
-LOG_MOST = 20_000  # characters of what a kernel prints outside of cells, and of a traceback, that go into a job's log
+OUTCOME = "outcome.pickle"  # in the work folder of a job
+KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
+LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
 # An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
 # the outputs of cells, and these are lost with it. And where Linux can do it (1 is PR_SET_PDEATHSIG), a kernel ends
 # with its parent at once: ipykernel looks for it once a second, and writes meanwhile into folders that are to go.
@@ -52,10 +48,11 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
+_EMPTY = dict(rows=[], scores=None, notebook=None, error=None, log="", seconds=0.0, cell_seconds=0.0)  # an outcome
 _kernels = []  # processes that this one started, so that it takes them along
 
 
-def parameters_of(notebook: str | Path) -> dict[str, Any]:
+def parameters_of(notebook: str | Path) -> dict:
     """The parameters of a notebook and their defaults: name -> value, from the cell tagged `parameters`.
 
     Read from the syntax tree: papermill's own inspection skips lines whose comment holds an equals sign.
@@ -74,19 +71,18 @@ def parameters_of(notebook: str | Path) -> dict[str, Any]:
         try:
             match line:
                 case ast.Expr(ast.Constant()):  # a docstring
-                    pass
+                    continue
                 case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
                     defaults[name] = ast.literal_eval(value)
-                case _:
-                    raise ValueError
+                    continue
         except ValueError:
-            raise ValueError(
-                f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {ast.unparse(line)!r}"
-            ) from None
+            pass
+        text = ast.unparse(line)
+        raise ValueError(f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {text!r}")
     return defaults
 
 
-def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict[str, Any]:
+def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
     """What is injected into the notebook of a job; ValueError where that does not fit, as by `check_parameters`."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
@@ -98,7 +94,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
     return given
 
 
-def check_parameters(given: dict[str, Any], notebook: str | Path) -> None:
+def check_parameters(given: dict, notebook: str | Path) -> None:
     """ValueError unless each given parameter is one of the notebook's and of its default's type.
 
     An int may stand for a float, anything for None, a list for a tuple; a bool is no int.
@@ -107,46 +103,54 @@ def check_parameters(given: dict[str, Any], notebook: str | Path) -> None:
     for name, value in given.items():
         if name not in defaults:
             raise ValueError(f"{Path(notebook).name} has no parameter {name!r}; it has {', '.join(defaults)}")
-        default = defaults[name]
-        near = (float, int), (tuple, list), (type(default), type(default))
-        if default is not None and (type(default), type(value)) not in near and (name, value) != ("out_dir", None):
+        default, is_type = defaults[name], type(defaults[name])
+        fitting = {float: (float, int), tuple: (tuple, list)}.get(is_type, (is_type,))
+        if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
             raise ValueError(
-                f"parameter {name!r} of {Path(notebook).name} is of type {type(default).__name__} "
+                f"parameter {name!r} of {Path(notebook).name} is of type {is_type.__name__} "
                 f"(default {default!r}), not {type(value).__name__}: {value!r}"
             )
 
 
-def run_job(job: dict, options: dict) -> dict[str, Any]:
+def run_job(job: dict, options: dict) -> dict:
     """Run the notebook of a job: a dict of rows, scores, notebook, error, log, seconds, cell_seconds.
 
     options: notebooks (their folder), device, commit, and work: the private folder for the notebook's files. rows: as
     in the CSV, [] where the job failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's
-    text, also where a cell failed; error: None, or the last line of what went wrong; log: what the kernel's process
-    printed outside of cells, and the traceback; cell_seconds: of `seconds`, those in the notebook's cells. Success is:
-    no exception, and rows that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
+    text, also where a cell failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's
+    process printed outside of cells; cell_seconds: of `seconds`, those in cells. Success is: no exception, and rows
+    that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
     """
     started, work = time.monotonic(), Path(options["work"])
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
-    outcome = {"rows": [], "scores": None, "error": None, "log": ""}
+    outcome = _EMPTY.copy()
     try:
         execute(notebook, executed, parameters)
         lines = _fitting_rows(job, work / "rows.csv")
-        settings = json.dumps(job["settings"], sort_keys=True, separators=(",", ":"))
-        extra = {"settings": settings, "job": job["id"], "commit": options.get("commit", "")}
+        extra = {"settings": settings_text(job), "job": job["id"], "commit": options.get("commit", "")}
         extra["job_seconds"] = f"{time.monotonic() - started:.1f}"
         outcome["rows"] = [row | extra for row in lines]
-        outcome["scores"] = _scores(work)
+        scores = work / "scores.csv.gz"
+        outcome["scores"] = scores.read_bytes() if scores.is_file() else None
     except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
         outcome["error"] = last_line(error)
         outcome["log"] = _ANSI.sub("", str(error))[-LOG_MOST:]
-    outcome |= _of_notebook(executed)
     with contextlib.suppress(OSError):
-        outcome["log"] = _kernel_log(executed).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
-    if outcome["notebook"] is None:
-        outcome["error"] = outcome["error"] or "the notebook ran to its end but is not to be found, or only half of it"
+        outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
+    try:
+        outcome |= _of_notebook(executed)
+        if outcome["notebook"] is None and outcome["error"] is None:
+            outcome["error"] = "the notebook ran to its end but is not to be found, or only half of it"
+    except OSError as error:
+        outcome["error"] = outcome["error"] or last_line(error)
     return outcome | {"seconds": time.monotonic() - started}
+
+
+def settings_text(job: dict) -> str:
+    """The settings of a job as its rows hold them: compact JSON."""
+    return json.dumps(job["settings"], sort_keys=True, separators=(",", ":"))
 
 
 def _fitting_rows(job, path):
@@ -163,36 +167,34 @@ def _fitting_rows(job, path):
     return lines
 
 
-def execute(notebook: str | Path, output: str | Path, parameters: dict[str, Any]) -> None:
+def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     """Execute a notebook by papermill, in its own folder, with a kernel of this interpreter; raises what goes wrong."""
     import papermill  # takes seconds
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from traitlets.config import Config
 
-    class Kernel(AsyncKernelManager):
-        """A kernel of this interpreter, whatever a user's kernel named python3 may be."""
-
+    class Kernel(AsyncKernelManager):  # of this interpreter, whatever a user's kernel named python3 may be
         @property
         def kernel_spec(self):
             command = [sys.executable, "-c", _LAUNCH, "-f", "{connection_file}"]
             return KernelSpec(argv=command, display_name="Python 3 (ipykernel)", language="python")
 
         async def start_kernel(self, **options):
-            with open(_kernel_log(output), "ab") as file:
+            with open(Path(output).with_name(KERNEL_LOG), "ab") as file:
                 await super().start_kernel(stdout=file, stderr=file, **options)
             _kernels.append(self.provisioner.process)
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that its inspection overlooks
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
-    # beside the output, to go with the work folder; but Unix socket paths end at 107 bytes, so it has to be short
-    places = (os.path.dirname(output), tempfile.gettempdir(), "/tmp")
-    parent = next((path for path in places if os.path.isdir(path) and len(path) < 70), None)
+    # beside the output, to go with the work folder
+    parent = next(
+        (path for path in (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()) if len(path) < 70), "/tmp"
+    )
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
-        while True:
-            transport = transports.pop(0)
-            file = os.path.join(folder, f"{transport}{len(transports)}.json")
+        for attempt, transport in enumerate(transports, 1):
+            file = os.path.join(folder, f"{attempt}.json")
             try:
                 papermill.execute_notebook(
                     str(notebook),
@@ -210,51 +212,38 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict[str, Any]
                 return
             except Exception:
                 left = _of_notebook(output)
-                if not transports or left["notebook"] is None or left["cell_seconds"]:
+                if attempt == len(transports) or left["notebook"] is None or left["cell_seconds"]:
                     raise  # only a kernel that never ran a cell is worth another try
-
-
-def _kernel_log(executed):
-    """Beside an executed notebook: what the kernel's process printed that is no cell's output."""
-    return Path(executed).with_name("kernel.log")
 
 
 def _of_notebook(path):
     """Of an executed notebook its text and the seconds that papermill counted inside its cells.
 
-    Papermill saves after each cell. Text None: there is none, or half of one: its writer died, or had no room.
+    Papermill saves after each cell. Text None: there is none, or half of one: its writer died, or had no room. Raises
+    OSError where it is there and cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
-    except (OSError, ValueError):
+    except (FileNotFoundError, ValueError):
         return {"notebook": None, "cell_seconds": 0.0}
     seconds = sum(cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells)
     return {"notebook": text, "cell_seconds": seconds}
 
 
-def _scores(work):
-    path = Path(work, "scores.csv.gz")
-    return path.read_bytes() if path.is_file() else None
-
-
-def failure(error: str, work: str | Path) -> dict[str, Any]:
+def failure(error: str, work: str | Path) -> dict:
     """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
-    empty = {"rows": [], "scores": None, "error": error, "log": "", "seconds": 0.0}
-    return empty | _of_notebook(Path(work, "executed.ipynb"))
+    outcome = _EMPTY | {"error": error}
+    with contextlib.suppress(OSError):
+        outcome |= _of_notebook(Path(work, "executed.ipynb"))
+    return outcome
 
 
 def last_line(error: BaseException) -> str:
     """What went wrong, in one line, as the last line of a traceback says it."""
-    if hasattr(error, "ename"):  # papermill's: of an error in a cell
-        text = f"{error.ename}: {error.evalue}"
-    else:
-        text = f"{type(error).__name__}: {error}"
-    text = _ANSI.sub("", text)
+    name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # of papermill's errors
+    text = _ANSI.sub("", f"{name}: {said}")
     return next(line.strip() for line in text.splitlines() if line.strip())[:300]
-
-
-# ---- a process of its own ------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -266,8 +255,8 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     that run, with their kernels; if this process is killed, they end too, and remove the folder `root`.
     """
     context, executors = multiprocessing.get_context("forkserver"), {}
-    context.set_forkserver_preload(["papermill"])
-    multiprocessing.forkserver.ensure_running()
+    context.set_forkserver_preload(["papermill", "repro.preload"])
+    forkserver.ensure_running()
     others = set(multiprocessing.active_children())
 
     def submit(job, options, variables=None):
@@ -300,33 +289,25 @@ def _begin(root, variables):
 
 def _follow_parent(root):
     """End this process, its kernel and the folders for temporary files when the parent is gone, be it by SIGKILL."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    connection.wait([multiprocessing.parent_process().sentinel])
     for kernel in _kernels:
         kernel.kill()
-    folders = [root or "", multiprocessing.util.get_temp_dir()]  # the second one is of the parent's forkserver
+    folders = [root or "", util.get_temp_dir()]  # the second one is of the parent's forkserver
     for _ in range(250):  # the main thread and the kernel may write there until they are gone
-        for folder in folders:
+        for folder in filter(os.path.exists, folders):
             shutil.rmtree(folder, ignore_errors=True)
-        if not any(map(os.path.exists, folders)):
-            break
-        time.sleep(0.02)
+            time.sleep(0.02)
     os._exit(1)
 
 
 def leave_outcome(job: dict, options: dict) -> None:
     """`run_job`, of which nothing goes through a pipe: where a process is killed while it sends, its parent waits."""
-    outcome = run_job(job, options)
-    content = json.dumps(outcome | {"scores": None}).encode()
-    rows.write_whole(Path(options["work"], OUTCOME), content, durable=False)
+    rows.write_whole(Path(options["work"], OUTCOME), pickle.dumps(run_job(job, options)), durable=False)
 
 
-def left_outcome(work: str | Path) -> dict[str, Any]:
+def left_outcome(work: str | Path) -> dict:
     """What a job's process left in its work folder, as `run_job` gives it; raises OSError where it is not there."""
-    outcome = json.loads(Path(work, OUTCOME).read_text(encoding="utf-8"))
-    return outcome | {"scores": None if outcome["error"] else _scores(work)}
-
-
-# ---- what a job finds ----------------------------------------------------------------------------------------------
+    return pickle.loads(Path(work, OUTCOME).read_bytes())
 
 
 def set_environment(variables: dict[str, str]) -> None:
@@ -345,11 +326,9 @@ def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
-    wanted["TQDM_DISABLE"] = "1"
-    wanted["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"  # else each kernel warns of frozen modules
-    if gpu is not None:
-        wanted["CUDA_VISIBLE_DEVICES"] = gpu
-        wanted["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"  # the order of nvidia-smi, from which the numbers are
+    wanted |= {"TQDM_DISABLE": "1", "PYDEVD_DISABLE_FILE_VALIDATION": "1"}  # else each kernel warns of frozen modules
+    if gpu is not None:  # numbered in the order of nvidia-smi
+        wanted |= {"CUDA_VISIBLE_DEVICES": gpu, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
     for name in ("ADLIB_DATA", "ADLIB_CACHE"):  # kernels run in notebooks/
         if os.environ.get(name):
             wanted[name] = os.path.abspath(os.path.expanduser(os.environ[name]))

@@ -16,7 +16,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -60,8 +60,8 @@ def _cell(name, value):
     if value is None or value == "":
         return ""
     if isinstance(value, dict):  # six digits of each number say enough
-        rounded = json.loads(json.dumps(value, default=float), parse_float=lambda text: float(f"{float(text):.6g}"))
-        return json.dumps(rounded, separators=(",", ":"))
+        text = json.dumps(value, default=float)
+        return json.dumps(json.loads(text, parse_float=lambda x: float(f"{float(x):.6g}")), separators=(",", ":"))
     if name in _DECIMALS:
         try:
             return f"{float(value):.{_DECIMALS[name]}f}"
@@ -72,20 +72,17 @@ def _cell(name, value):
 
 def _check(cells, where):
     """ValueError, beginning with `where`, unless the row is whole and its values are what their columns hold."""
-    for names, most, wanted in (METRICS, 1, "a number in [0, 1]"), (_NUMBERS, sys.float_info.max, "a number from 0"):
-        for name in names:
-            try:
-                is_good = cells[name] == "" or 0 <= float(cells[name]) <= most
-            except ValueError:
-                is_good = False
-            if not is_good:
-                raise ValueError(f"{where}: {name} is {cells[name]!r}, not {wanted}")
-    try:
-        is_good = isinstance(json.loads(cells["diagnostics"] or "{}"), dict)
-    except ValueError:
-        is_good = False
-    if not is_good:
-        raise ValueError(f"{where}: diagnostics is {cells['diagnostics']!r}, not a JSON object")
+    wanted = dict.fromkeys(_NUMBERS, "a number from 0") | dict.fromkeys(METRICS, "a number in [0, 1]")
+    for name, what in (wanted | {"diagnostics": "a JSON object"}).items():
+        try:
+            if name == "diagnostics":
+                is_good = isinstance(json.loads(cells[name]), dict)
+            else:
+                is_good = 0 <= float(cells[name]) <= (1 if name in METRICS else sys.float_info.max)
+        except ValueError:
+            is_good = cells[name] == ""
+        if not is_good:
+            raise ValueError(f"{where}: {name} is {cells[name]!r}, not {what}")
     if cells["status"] not in ("ok", "failed"):
         raise ValueError(f"{where}: status is {cells['status']!r}, neither 'ok' nor 'failed'")
     missing = [name for name in (_NEVER_EMPTY if cells["status"] == "ok" else ["job"]) if cells[name] == ""]
@@ -99,10 +96,10 @@ def of_stand_ins(cells: Mapping[str, str]) -> bool:
 
 
 def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]) -> None:
-    """What a notebook leaves for the sweep: out_dir/scores.csv.gz, then out_dir/rows.csv; None: nothing.
+    """What a notebook leaves for the sweep: rows.csv and scores.csv.gz in out_dir; None: nothing.
 
     rows: what `row` gives. scores: columns of one length, one entry per image: index or file, kind, is_anomalous, then
-    one column per method. Raises ValueError for columns of different lengths and rows that are not whole.
+    one per method. Raises ValueError for columns of different lengths and rows that are not whole.
     """
     if out_dir is None:
         return
@@ -114,9 +111,8 @@ def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns)
     writer.writerows(zip(*columns.values(), strict=True))
-    # no time stamp in the gzip header: the same run leaves the same bytes
-    scores_file = gzip.compress(text.getvalue().encode(), mtime=0)
-    write_all({Path(out_dir, "scores.csv.gz"): scores_file, Path(out_dir, "rows.csv"): _table(rows, "rows")})
+    packed = gzip.compress(text.getvalue().encode(), mtime=0)  # no time stamp: the same run leaves the same bytes
+    write_all({Path(out_dir, "scores.csv.gz"): packed, Path(out_dir, "rows.csv"): _table(rows, "rows")})
 
 
 def _column(values):
@@ -130,8 +126,8 @@ def _column(values):
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
     """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: nothing.
 
-    loss: a number, or a tensor of one, on any device. Cheap enough for every step of a loop: written at most twice a
-    second, and when `what` changes or all is done; the loss is read off the device only then.
+    loss: a number, or a tensor of one, on any device. Cheap enough for every step: written, and the loss read off the
+    device, at most twice a second, and when `what` changes or all is done.
     """
     if out_dir is None:
         return
@@ -149,8 +145,8 @@ def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss:
 def read(path: str | Path) -> list[dict[str, str]]:
     """The rows of a result file as dicts of text; [] where there is no such file.
 
-    Raises ValueError, naming file and line, where the file is damaged: see `read_table`, and values that their columns
-    cannot hold, a row without its key or with another's.
+    Raises ValueError, naming file and line, as `read_table` does, and for a value that its column cannot hold, a row
+    without its key or with another's.
     """
     try:
         lines = read_table(path, COLUMNS, COLUMNS[: -len(_YOUNGER)])
@@ -169,10 +165,10 @@ def read(path: str | Path) -> list[dict[str, str]]:
 def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | None = None) -> None:
     """Put rows into a result file: read, replace, sort, write, under a lock, so that nothing there is ever lost.
 
-    The rows of a run (the `ok` rows of one job) are one thing, and `files` (path -> content) belong to them: all take
-    the place of those with their KEY, or, where one of these finished later than the whole run, none of them does. A
-    failed row is known by its job: it replaces that job's earlier failure, and goes when an ok row of the job comes in.
-    Several processes may merge at once. Raises ValueError (and writes nothing) for a damaged file or row.
+    The `ok` rows of a job are one thing, and `files` (path -> content) belong to them: all take the place of those with
+    their KEY, or, where one of these finished after all of them, none does. A failed row is known by its job: it
+    replaces that job's earlier failure, and goes when an ok row of the job comes in. Several processes may merge at
+    once. Raises ValueError (and writes nothing) for a damaged file or row.
     """
     from filelock import FileLock  # only the sweep merges; a job does not need it
 
@@ -181,20 +177,18 @@ def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | 
     with FileLock(f"{path}.lock"):
         rows = standing(read(path), new_rows)
         do_stand = all(cells in rows for cells in new_rows)
-        # the table comes last, for it says that the others are there
-        write_all({**(files if files and do_stand else {}), path: _table(rows, path)})
+        write_all(
+            {**((do_stand and files) or {}), path: _table(rows, path)}
+        )  # last the table: it says that all is there
 
 
-def standing(rows: Iterable[dict], new_rows: Iterable[dict] = ()) -> list[dict[str, str]]:
+def standing(rows: Sequence[dict], new_rows: Sequence[dict] = ()) -> list[dict[str, str]]:
     """The rows that stand, sorted by key, once new rows have come in (the rules of `merge`)."""
-    rows, new_rows = list(rows), list(new_rows)
     good = {_key(cells): cells for cells in rows if cells["status"] == "ok"}
-    failed = {cells["job"]: cells for cells in rows if cells["status"] == "failed"}
-    failed |= {cells["job"]: cells for cells in new_rows if cells["status"] == "failed"}
+    failed = {cells["job"]: cells for cells in [*rows, *new_rows] if cells["status"] == "failed"}
     runs = {}
-    for cells in new_rows:
-        if cells["status"] == "ok":
-            runs.setdefault(cells["job"], {})[_key(cells)] = cells
+    for cells in (cells for cells in new_rows if cells["status"] == "ok"):
+        runs.setdefault(cells["job"], {})[_key(cells)] = cells
     for job, run in runs.items():
         failed.pop(job, None)
         rivals = [good[key]["finished"] for key in run if key in good]  # UTC in ISO 8601: text sorts as time does
@@ -229,7 +223,7 @@ def _table(rows, where):
 
 
 def read_table(path: str | Path, columns: list[str], *older: list[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV whose header is `columns` (or one of `older`: what that lacks is empty), with line numbers.
+    """The (line number, row) of a CSV whose header is `columns`, or one of `older`: what that lacks is empty.
 
     Raises FileNotFoundError, and ValueError naming file and line: another header, a wrong number of cells, an open
     quote, an end in the middle of a line, bytes that are no UTF-8.
@@ -265,7 +259,7 @@ def write_all(files: Mapping[str | Path, bytes], durable: bool = True) -> None:
     """Write files (path -> content) beside themselves, and, once all are whole, rename them in this order.
 
     A reader sees an old file or a new one, whole; where there is no room for all of them, all stay as they are.
-    durable: also after a loss of power (fsync). Makes folders. Two writers of one path must hold a lock of their own.
+    durable: also after a loss of power. Makes folders. Two writers of one path must hold a lock of their own.
     """
     temporary = {Path(path): Path(f"{path}.tmp") for path in files}
     try:

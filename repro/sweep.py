@@ -26,7 +26,7 @@ from typing import Any
 
 from repro import rows
 from repro.display import Display, progress_text
-from repro.job import cores, environment, failure, job_parameters, last_line, left_outcome, processes
+from repro.job import cores, environment, failure, job_parameters, last_line, left_outcome, processes, settings_text
 from repro.register import CHECKOUT, describe, place
 
 
@@ -125,9 +125,8 @@ def reproduce(
     if not todo:
         print("nothing to run")
         return report
-    if n_jobs is None:
-        n_jobs = len(todo) if submit else min(2 * max(1, len(gpus)), cores())
-    n_jobs = min(n_jobs, len(todo))
+    usual = len(todo) if submit else min(2 * max(1, len(gpus)), cores())
+    n_jobs = max(1, min(n_jobs or usual, len(todo)))
     options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
     variables = [environment(max(1, cores() // n_jobs), gpu) for gpu in gpus or [None]]
     started, inside, spent = time.monotonic(), 0.0, 0.0
@@ -241,9 +240,9 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
         outcome["error"] = outcome["error"] or "measured on stand-ins, whose rows are not for results/: give OUT="
     if outcome["error"]:
         row = {name: job[name] for name in ("paper", "dataset", "protocol", "class", "seed", "profile")}
-        row |= {"settings": json.dumps(job["settings"], sort_keys=True, separators=(",", ":")), "job": job["id"]}
+        row |= {"settings": settings_text(job), "job": job["id"], "status": "failed", "error": outcome["error"]}
         files = {failed: outcome["notebook"].encode()} if outcome["notebook"] else {}
-        rows.merge(rows_path(out, job), [rows.row(**row, status="failed", error=outcome["error"])], files)
+        rows.merge(rows_path(out, job), [rows.row(**row)], files)
         return
     files = {path: outcome["notebook"].encode()}
     if outcome["scores"] is not None:

@@ -381,7 +381,7 @@ def test_a_job_whose_outcome_is_not_to_be_found_fails(tmp_path):
     notebooks = toy.write_notebook(tmp_path)
     report = sweep.reproduce([toy.toy_job()], tmp_path / "out", notebooks=notebooks, submit=lambda *_: done())
     assert len(report["failed"]) == 1
-    assert "outcome.json" in rows.read(tmp_path / "out" / "toy.csv")[0]["error"]
+    assert "outcome.pickle" in rows.read(tmp_path / "out" / "toy.csv")[0]["error"]
 
 
 @pytest.mark.parametrize("values", [{"data": "stand-in:0123abcd"}, {"weights": "resnet18/stand-in:0123abcd"}])
@@ -604,3 +604,38 @@ def test_a_job_numbers_its_gpus_as_nvidia_smi_does():
     found = runner.environment(1, "3")
     assert (found["CUDA_VISIBLE_DEVICES"], found["CUDA_DEVICE_ORDER"]) == ("3", "PCI_BUS_ID")
     assert "CUDA_VISIBLE_DEVICES" not in runner.environment(1)
+
+
+# ---- a process of its own ------------------------------------------------------------------------------------------
+
+
+def test_an_interrupt_ends_the_process_of_a_job_and_its_kernel(tmp_path):
+    notebooks, log = toy.write_notebook(tmp_path / "notebooks"), tmp_path / "log"
+    options = {"notebooks": str(notebooks), "work": str(tmp_path / "work")}
+    with pytest.raises(KeyboardInterrupt):
+        with runner.processes() as submit:
+            future = submit(toy.toy_job(trouble="until told", log=str(log)), options)
+            wait_for(lambda: future.done() or runs(log))
+            raise KeyboardInterrupt
+    assert isinstance(future.exception(), BrokenExecutor)
+    wait_for(lambda: all(gone(int(pid)) for pid in runs(log)[0][2:]))
+
+
+def test_what_a_process_finds_in_its_environment_is_its_own(tmp_path):
+    options = {"notebooks": str(toy.write_notebook(tmp_path / "notebooks")), "work": str(tmp_path / "work")}
+    with runner.processes() as submit:
+        submit(toy.toy_job(), options, {"CUDA_VISIBLE_DEVICES": "no card"}).result()
+    assert {row["device"] for row in runner.left_outcome(tmp_path / "work")["rows"]} == {"no card"}
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") != "no card"
+
+
+def test_a_kernel_that_cannot_use_sockets_of_the_file_system_talks_by_tcp(tmp_path, monkeypatch):
+    """As in a folder whose path is too long for them."""
+    long = tmp_path / ("x" * 80)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    monkeypatch.setattr(runner, "SHORT", 500)
+    notebooks = toy.write_notebook(tmp_path / "notebooks")
+    given = runner.job_parameters(toy.toy_job(), "cpu", str(tmp_path), notebooks / "toy.ipynb")
+    runner.execute(notebooks / "toy.ipynb", long / "executed.ipynb", given)
+    assert len(rows.read(tmp_path / "rows.csv")) == 2
