@@ -52,7 +52,7 @@ def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder 
     comparable: ..." where no rows pair; that of a printed mean by `compare.verdict`; "not run"; "cannot be tested".
     """
     rows = compare.counted(compare.read_all(results_dir))
-    records = compare.compare(sorted({claim["paper"] for claim in claims}), results_dir, published_dir)
+    records = compare.compare(sorted({claim["paper"] for claim in claims}) or None, results_dir, published_dir)
     lines = []
     for claim in claims:
         paper = claim["paper"]

@@ -4,6 +4,8 @@ import io
 
 import matplotlib
 import numpy as np
+import pandas as pd
+import pytest
 import torch
 from PIL import Image
 
@@ -35,3 +37,32 @@ def test_a_compact_figure_is_a_small_png_that_looks_like_the_figure():
     one, other = (np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float) for data in (png, whole.getvalue()))
     assert one.shape == other.shape and np.abs(one - other).mean() < 8
     assert not plots.plt.fignum_exists(figure.number)
+
+
+def test_bars_are_drawn_from_chance_with_the_printed_mean_dashed():
+    series = [{"label": "m, quick", "color": 0, "classes": {"a": 0.9, "c": 0.4}, "published": 0.95}]
+    figure = plots.class_bars("title", "auroc", ["a", "b", "c"], series)
+    (axis,) = figure.axes
+    tops = [(bar.get_y(), bar.get_height()) for bar in axis.patches]
+    assert tops[0] == (0.5, pytest.approx(0.4)) and tops[2] == (0.5, pytest.approx(-0.1))
+    assert axis.lines[0].get_ydata()[0] == 0.95 and axis.lines[0].get_linestyle() == "--"
+    assert axis.get_ylim()[0] <= 0.4
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m, quick (printed 0.950)"]
+    plots.plt.close(figure)
+
+
+def test_a_heat_map_shows_numbers_with_their_marks_and_leaves_empty_fields_empty():
+    table = pd.DataFrame({"mnist": [0.9, 0.4], "coil100": [np.nan, 1.0]}, index=["a", "b"])
+    figure = plots.heat_map(table, pd.DataFrame({"mnist": ["p", ""], "coil100": ["", ""]}, index=["a", "b"]))
+    assert [text.get_text() for text in figure.axes[0].texts] == ["0.900 p", "0.400", "1.000"]
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["mnist", "coil100"]
+    plots.plt.close(figure)
+
+
+def test_what_needs_no_training_stands_at_the_left_edge_of_the_costs():
+    table = pd.DataFrame({"auroc": [0.8], "train_seconds": [0.0], "ms_per_image": [2.0]}, index=["knn"])
+    figure = plots.accuracy_cost(table)
+    (left, *_), (right, *_) = (axis.lines for axis in figure.axes)
+    assert (left.get_xdata()[0], left.get_ydata()[0], right.get_xdata()[0]) == (1e-3, 0.8, 2.0)
+    assert left.get_label() == "knn"
+    plots.plt.close(figure)
