@@ -139,13 +139,13 @@ def verify(args: argparse.Namespace) -> int:
 
 def summary(args: argparse.Namespace) -> int:
     """set the rows beside what the papers print: summary.md, and for results/ the README's tables"""
+    from repro import tables
+
     out = Path(args.out or RESULTS).expanduser().resolve()
     if not out.is_dir():
         raise FileNotFoundError(f"no folder {out}: run reproduce first")
     _run_summary(out)
     if out == RESULTS:
-        from repro import tables
-
         tables.write_readme(CHECKOUT / "README.md")
         tables.write_gaps(out)
         tables.write_classes(out)
@@ -287,17 +287,18 @@ def _close(done, out):
 
 
 def _run_summary(out):
-    """Execute summary.ipynb for the rows under `out`, into out/notebooks."""
+    """Execute summary.ipynb for the rows under `out`, into out/notebooks, and write out/summary.md from it."""
     from repro import job as runner
+    from repro import tables
 
     begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has come to its end
     begun.parent.mkdir(parents=True, exist_ok=True)
     runner.set_environment(runner.environment(runner.cores()))
     try:
-        runner.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out), "out_dir": str(out)})
+        runner.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out)})
     except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
         raise RuntimeError(f"summary.ipynb failed: {runner.last_line(error)} (see {_shown(begun)})") from None
-    begun.replace(begun.with_name("summary.ipynb"))
+    tables.write_summary(begun.replace(begun.with_name("summary.ipynb")), out)
 
 
 def _shown(path):
