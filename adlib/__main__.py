@@ -12,7 +12,7 @@ from pathlib import Path
 class Parser(argparse.ArgumentParser):
     """argparse, but for its errors: a ValueError of one sentence."""
 
-    def error(self, message):
+    def error(self, message: str) -> None:
         raise ValueError(message.removeprefix("argument "))
 
 

@@ -33,7 +33,14 @@ NEEDED = {"paper": str, "settings": dict, "image_size": int, "channels": int, "r
 
 
 def assemble(
-    paper: str, settings: dict, trained: dict, *, image_size: int, channels: int, resample: str = "antialias", **more
+    paper: str,
+    settings: dict,
+    trained: dict,
+    *,
+    image_size: int,
+    channels: int,
+    resample: str = "antialias",
+    **more: object,
 ) -> nn.Module:
     """A paper's `Detector` of plain `settings`, filled with what was trained, in evaluation mode, on its device.
 

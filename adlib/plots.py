@@ -6,6 +6,7 @@ plots.image_rows({"input": x, "error": errors}, titles=kind)
 import io
 import textwrap
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,6 +16,10 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from adlib import metrics
+
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
@@ -155,7 +160,7 @@ def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
     return figure
 
 
-def heat_map(table, marks) -> plt.Figure:
+def heat_map(table: "pd.DataFrame", marks: "pd.DataFrame") -> plt.Figure:
     """A DataFrame of numbers in [0, 1] in color, white at 0.5; marks: a table of texts that stand beside them."""
     array, marks = table.to_numpy(), marks.to_numpy()
     figure, axis = plt.subplots(figsize=(1.6 + 0.95 * array.shape[1], 0.5 + 0.25 * len(array)), layout="constrained")
@@ -170,7 +175,7 @@ def heat_map(table, marks) -> plt.Figure:
     return figure
 
 
-def accuracy_cost(table) -> plt.Figure:
+def accuracy_cost(table: "pd.DataFrame") -> plt.Figure:
     """AUROC against seconds to train and against milliseconds an image: a DataFrame, a line for each method."""
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.2), sharey=True, layout="constrained")
     colors, shapes = plt.get_cmap("tab10").colors, "osD^v"

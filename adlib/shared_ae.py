@@ -279,7 +279,7 @@ def spread(z: torch.Tensor) -> torch.Tensor:
     return z.std(0).mean()
 
 
-def choose(curves):
+def choose(curves: dict) -> tuple | None:
     """The rule by which the study chooses: (setting, epoch, value) with the highest value.
 
     curves: setting -> (classes, epochs) of validation AUROCs of a score of eq. (8). Their mean over the classes is

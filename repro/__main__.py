@@ -40,11 +40,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"unknown word {strange[0]}{hint}; {args.command} takes {', '.join(known)}")
         args.again = again
         return args.function(args)
-    except (
-        ValueError,
-        OSError,
-        RuntimeError,
-    ) as error:  # OSError: no such file, no room on the disk, no right to write
+    except (ValueError, OSError, RuntimeError) as error:  # OSError: no such file, no room, no right to write
         said = re.sub(r"(?<!\S)--([a-z]+)", lambda match: match[1].upper(), str(error)) if is_make else error
         print(f"adlib: {said}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2
@@ -122,18 +118,19 @@ def run(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """run jobs again that have rows, and set old beside new; wants papers, datasets or classes"""
-    from repro import compare, sweep
+    from repro import sweep
+    from repro import verify as again
 
     if not (args.papers or args.datasets or args.classes):
         raise ValueError("verify runs jobs again, hours of them: say which by --papers, --datasets or --classes")
     out, places = BUILD / "verify", _places(args)
-    jobs = compare.committed(_of_profiles(args), RESULTS)
+    jobs = again.committed(_of_profiles(args), RESULTS)
     if not jobs:
         raise ValueError("none of these jobs has rows in results/ that the register's settings gave")
     shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one
     _close(sweep.reproduce(jobs, out, **places), out)
-    records = compare.verify(jobs, RESULTS, out)
-    print(compare.verify_text(records, jobs))
+    records = again.verify(jobs, RESULTS, out)
+    print(again.verify_text(records, jobs))
     return 1 if records["verdict"].isin(["outside", "missing"]).any() else 0
 
 

@@ -108,7 +108,7 @@ def shown(checked: pd.DataFrame) -> pd.DataFrame:
     return table[["paper", "claim", "where", "test", "ours", "verdict"]]
 
 
-def table(paper: str, results_dir: Folder = None):
+def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler":
     """The claims of one paper, styled for its notebook."""
     checked = check([claim for claim in load() if claim["paper"] == paper], results_dir)
     return compare.styled(shown(checked).drop(columns="paper"))

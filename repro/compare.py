@@ -3,7 +3,6 @@
     printed = compare.published("two_stage")     # a line for each printed cell
     rows = compare.read_all()                    # a line for each result row that stands
     records = compare.compare(["two_stage"])     # a line for each printed number: ours beside it, and a verdict
-    compare.verify(jobs, "results", "build/verify")     # jobs run again: old rows beside new ones
 
 The CSVs are `rows.py`'s; what the papers printed stands in published/<paper>.csv, one cell a line.
 """
@@ -13,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro.rows import COLUMNS, KEY, METRICS, of_stand_ins, read, read_table, standing
+from repro.rows import COLUMNS, METRICS, of_stand_ins, read, read_table, standing
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -172,7 +171,7 @@ def compare(
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
     records = _printed_numbers(pd.concat([published(paper, folder) for paper in papers]))
-    rows = _by_metric(counted(read_all(results_dir))).rename(columns={"paper": "row_paper"})
+    rows = by_metric(counted(read_all(results_dir))).rename(columns={"paper": "row_paper"})
     rows = rows.assign(row_weights=rows["weights"], weights=rows["weights"].str.split("/").str[0])
     rows = records.rename_axis("of").reset_index().drop(columns="note").merge(rows, on=PLACE[1:])
     asked = zip(rows["has_mean"], rows["published_classes"], rows["class"], strict=True)
@@ -196,7 +195,7 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
         for of_class, size in line["image_sizes"].items()
     }
     rows = read_all(results_dir)
-    rows = _by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
+    rows = by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
     is_shown = [cells in shown for cells in rows[[*key, "image_size", "class"]].itertuples(index=False, name=None)]
     rows = rows[(rows["metric"] != "balanced_accuracy") & ~np.array(is_shown, bool)]
     rows = rows.assign(is_last=rows["paper"] == "baselines")
@@ -207,7 +206,7 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
     return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
 
 
-def _by_metric(rows):
+def by_metric(rows):
     """The rows once for each metric that they have, as `value` and `metric`, in the order of the rows."""
     names = [name for name in rows if name not in METRICS]
     return rows.melt(names, METRICS, "metric", ignore_index=False).dropna(subset="value").sort_index(kind="stable")
@@ -342,83 +341,10 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
     return ran.assign(method=method)[names]
 
 
-def styled(table: pd.DataFrame):
+def styled(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
     """A table for a notebook: whole texts, aligned left, numbers to three places, nothing where there is nothing."""
     plain = table.replace(r"\*\*|`", "", regex=True)  # bold is for Markdown
     style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
     style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
     style = style if table.index.names != [None] else style.hide()
     return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")
-
-
-# ---- old beside new ------------------------------------------------------------------------------------------------
-
-
-def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
-    """Those of the jobs that have rows under `folder`, with the settings that the register gives them now."""
-    from repro.sweep import outstanding
-
-    return outstanding(jobs, folder)[1]
-
-
-def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:
-    """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
-
-    Columns: job (its id), method, metric, old, new (NaN: no such row came out), difference (new - old), spread,
-    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
-    differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
-    Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
-    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without
-    a new row.
-    """
-    ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
-    old, new = (
-        _by_metric(
-            frame([row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"])
-        )
-        for folder in (old_folder, new_folder)
-    )
-    old, new = (
-        rows.assign(run=rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?"))
-        for rows in (old, new)
-    )
-    key = [*(name for name in KEY if name != "seed"), "metric"]  # what two seeds of a method share
-    seeds = old.groupby(key)["value"]
-    old = old.assign(n_seeds=seeds.transform("size"), std=seeds.transform("std"))
-    old["spread"] = [
-        t_quantile(n) * s * 2**0.5 if n > 1 else np.nan for n, s in zip(old["n_seeds"], old["std"], strict=True)
-    ]
-    old = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
-    both = old.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new"))
-    both["difference"] = (both["value_new"] - both["value"]).round(6)
-    size, allowed = both["difference"].abs(), both["spread"].fillna(TOLERANCE)
-    both["verdict"] = np.select([size.isna(), size == 0, size <= allowed], ["missing", "same", "within"], "outside")
-    both = both.rename(columns={"value": "old", "value_new": "new", "run": "old_run", "run_new": "new_run"})
-    names = [
-        "job",
-        "method",
-        "metric",
-        "old",
-        "new",
-        "difference",
-        "spread",
-        "n_seeds",
-        "verdict",
-        "old_run",
-        "new_run",
-    ]
-    return both[names]
-
-
-def verify_text(records: pd.DataFrame, jobs: list[dict]) -> str:
-    """The records of `verify` as lines of text, below a line for each job, and the counts of the verdicts."""
-    from repro.register import describe
-
-    jobs, lines = {job["id"]: job for job in jobs}, []
-    for job, part in records.groupby("job", sort=False):
-        runs = part.iloc[0][["old_run", "new_run"]].fillna("-")
-        lines += ["", describe(jobs[job]), f"  old: {runs['old_run']}", f"  new: {runs['new_run']}"]
-        shown = part.drop(columns=["job", "old_run", "new_run"])
-        lines.append(shown.to_string(index=False, na_rep="-", float_format="{:.6f}".format))
-    counts = records["verdict"].value_counts(sort=False)
-    return "\n".join([*lines, "", ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])

@@ -21,13 +21,8 @@ from repro.sweep import outstanding, rows_path
 WIDTH = 120  # of what is printed below the table
 N_DEVICES = 3  # columns of the table
 N_NAMED = 8  # classes named on one line
-KIND = [
-    "paper",
-    "dataset",
-    "protocol",
-    "profile",
-    "backbone",
-]  # what two jobs share where one tells of the other's time
+# what two jobs share where one tells of the other's time
+KIND = ["paper", "dataset", "protocol", "profile", "backbone"]
 RUN = ["class", "settings", "device", "seconds"]
 TIMES = ["train_seconds", "ms_per_image", "n_test", "job_seconds"]
 

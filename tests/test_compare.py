@@ -6,6 +6,7 @@ import pytest
 import toy
 
 from repro import compare, data, rows
+from repro.verify import committed, verify, verify_text
 
 
 JOB = "0123456789ab"
@@ -472,7 +473,7 @@ def leave(folder, *cells):
 
 
 def verified(jobs, folders):
-    return compare.verify(jobs, *folders).to_dict("records")
+    return verify(jobs, *folders).to_dict("records")
 
 
 @pytest.fixture
@@ -483,8 +484,8 @@ def folders(tmp_path):
 def test_only_jobs_with_rows_of_these_settings_are_run_again(folders):
     job = toy.toy_job()
     leave(folders[0], (job, "toy", 0.75))
-    assert compare.committed([job, toy.toy_job("3")], folders[0]) == [job]
-    assert compare.committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
+    assert committed([job, toy.toy_job("3")], folders[0]) == [job]
+    assert committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
 
 
 @pytest.mark.parametrize("new, verdict", [(0.75, "same"), (0.757, "within"), (0.743, "within"), (0.77, "outside")])
@@ -512,13 +513,13 @@ def test_a_method_that_did_not_come_out_again_is_missing_and_the_table_tells_all
     job = toy.toy_job()
     leave(folders[0], (job, "toy", 0.75), (job, "mean", 0.5))
     leave(folders[1], (job, "toy", 0.76))
-    records = compare.verify([job], *folders)
+    records = verify([job], *folders)
     assert list(zip(records["method"], records["verdict"], strict=True)) == [("mean", "missing"), ("toy", "within")]
-    shown = compare.verify_text(records, [job]).splitlines()
+    shown = verify_text(records, [job]).splitlines()
     assert shown[1] == "toy digits 8 seed 0 quick" and shown[-1] == "1 missing, 1 within"
     (line,) = [line for line in shown if line.split()[:2] == ["toy", "auroc"]]
     assert line.split() == ["toy", "auroc", "0.750000", "0.760000", "0.010000", "-", "1", "within"]
-    assert compare.verify_text(records[:0], []).strip() == ""
+    assert verify_text(records[:0], []).strip() == ""
 
 
 def test_rows_of_another_job_under_the_new_folder_do_not_count(folders):

@@ -1,0 +1,68 @@
+"""Jobs run again: the rows of before beside those of now.
+
+records = verify(jobs, "results", "build/verify")
+print(verify_text(records, jobs))
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from repro.compare import TOLERANCE, by_metric, frame, t_quantile
+from repro.register import describe
+from repro.rows import KEY, read
+from repro.sweep import outstanding
+
+
+def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
+    """Those of the jobs that have rows under `folder`, with the settings that the register gives them now."""
+    return outstanding(jobs, folder)[1]
+
+
+def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:
+    """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
+
+    Columns: job (its id), method, metric, old, new (NaN: no such row came out), difference (new - old), spread,
+    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
+    differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
+    Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
+    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without
+    a new row.
+    """
+    ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
+    old, new = (
+        by_metric(
+            frame([row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"])
+        )
+        for folder in (old_folder, new_folder)
+    )
+    old, new = (
+        rows.assign(run=rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?"))
+        for rows in (old, new)
+    )
+    key = [*(name for name in KEY if name != "seed"), "metric"]  # what two seeds of a method share
+    seeds = old.groupby(key)["value"]
+    old = old.assign(n_seeds=seeds.transform("size"), std=seeds.transform("std"))
+    old["spread"] = [
+        t_quantile(n) * s * 2**0.5 if n > 1 else np.nan for n, s in zip(old["n_seeds"], old["std"], strict=True)
+    ]
+    old = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
+    both = old.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new"))
+    both["difference"] = (both["value_new"] - both["value"]).round(6)
+    size, allowed = both["difference"].abs(), both["spread"].fillna(TOLERANCE)
+    both["verdict"] = np.select([size.isna(), size == 0, size <= allowed], ["missing", "same", "within"], "outside")
+    both = both.rename(columns={"value": "old", "value_new": "new", "run": "old_run", "run_new": "new_run"})
+    return both["job method metric old new difference spread n_seeds verdict old_run new_run".split()]
+
+
+def verify_text(records: pd.DataFrame, jobs: list[dict]) -> str:
+    """The records of `verify` as lines of text, below a line for each job, and the counts of the verdicts."""
+    jobs, lines = {job["id"]: job for job in jobs}, []
+    for job, part in records.groupby("job", sort=False):
+        runs = part.iloc[0][["old_run", "new_run"]].fillna("-")
+        lines += ["", describe(jobs[job]), f"  old: {runs['old_run']}", f"  new: {runs['new_run']}"]
+        shown = part.drop(columns=["job", "old_run", "new_run"])
+        lines.append(shown.to_string(index=False, na_rep="-", float_format="{:.6f}".format))
+    counts = records["verdict"].value_counts(sort=False)
+    return "\n".join([*lines, "", ", ".join(f"{count} {verdict}" for verdict, count in counts.items())])
