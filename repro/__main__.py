@@ -36,7 +36,7 @@ def main(argv: list[str]) -> int:
         if strange:
             known = [f"--{name}" for name in COMMANDS[args.command][1]]
             near = difflib.get_close_matches(f"--{strange[0].strip('-').partition('=')[0].lower()}", known, 1)
-            hint = f" (did you mean {near[0]} ?)" if near else ""
+            hint = "".join(f" (did you mean {name} ?)" for name in near)
             raise ValueError(f"unknown word {strange[0]}{hint}; {args.command} takes {', '.join(known)}")
         args.again = again
         return args.function(args)
@@ -185,12 +185,11 @@ def demo(args: argparse.Namespace) -> int:
 
     started, out = time.monotonic(), BUILD / "demo"
     done = sweep.reproduce(register.jobs(register.load(), profile="demo"), out, force=True, **_places(args))
-    code = _close(done, out)
-    summary(argparse.Namespace(out=out))
-    notebooks = [(job["paper"], sweep.notebook_path(out, job)) for job in done["ok"]]
-    notebooks.append(("summary", out / "notebooks" / "summary.ipynb"))
-    pictures = [(name, picture) for name, path in notebooks for picture in rooms.pictures(path)]
+    code, _ = _close(done, out), summary(argparse.Namespace(out=out))
+    notebooks = [("summary", out / "notebooks" / "summary.ipynb")]
+    notebooks += [(job["paper"], sweep.notebook_path(out, job)) for job in done["ok"]]
     shutil.rmtree(out / "pictures", ignore_errors=True)
+    pictures = [(name, picture) for name, path in notebooks for picture in rooms.pictures(path)]
     for number, (name, picture) in enumerate(pictures, 1):
         rows.write_whole(out / "pictures" / f"{number:02d}-{name}.png", picture, durable=False)
     print(f"pictures: {_shown(out / 'pictures')} ({len(pictures)})\ndemo: {time.monotonic() - started:.0f} s")
@@ -261,23 +260,19 @@ def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
     if wanted is None and trial:
         print(f"a trial, written under build/trial: {trial} is not for results/")
         return BUILD / "trial"
-    out = RESULTS if wanted is None else Path(wanted).expanduser().resolve()
+    out = Path(wanted or RESULTS).expanduser().resolve()
     if trial and out == RESULTS:
-        raise ValueError(
-            f"results/ holds only what experiments.toml holds, and no demo; {trial} is something else: leave --out "
-            "away, or name another folder"
-        )
+        only = "results/ holds only what experiments.toml holds, and no demo"
+        raise ValueError(f"{only}; {trial} is something else: leave --out away, or name another folder")
     return out
 
 
 def _close(done, out):
     """The last lines of a sweep; its exit code."""
     if done["ok"] or done["failed"]:
-        print(
-            f"{len(done['ok'])} jobs done, {len(done['failed'])} failed in {done['seconds']:.0f} s, "
-            f"{100 * done['outside']:.0f} % of it outside the notebooks' cells\n"
-            f"rows: {_shown(out)}/*.csv   notebooks: {_shown(out)}/notebooks/"
-        )
+        counts = f"{len(done['ok'])} jobs done, {len(done['failed'])} failed in {done['seconds']:.0f} s"
+        print(f"{counts}, {100 * done['outside']:.0f} % of it outside the notebooks' cells")
+        print(f"rows: {_shown(out)}/*.csv   notebooks: {_shown(out)}/notebooks/")
     for job in done["failed"]:
         print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
     return 1 if done["failed"] else 0

@@ -206,7 +206,7 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
     return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
 
 
-def by_metric(rows):
+def by_metric(rows: pd.DataFrame) -> pd.DataFrame:
     """The rows once for each metric that they have, as `value` and `metric`, in the order of the rows."""
     names = [name for name in rows if name not in METRICS]
     return rows.melt(names, METRICS, "metric", ignore_index=False).dropna(subset="value").sort_index(kind="stable")

@@ -233,17 +233,16 @@ def _of_notebook(path):
 
 def failure(error: str, work: str | Path) -> dict:
     """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
-    outcome = _EMPTY | {"error": error}
     with contextlib.suppress(OSError):
-        outcome |= _of_notebook(Path(work, "executed.ipynb"))
-    return outcome
+        return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
+    return _EMPTY | {"error": error}
 
 
 def last_line(error: BaseException) -> str:
     """What went wrong, in one line, as the last line of a traceback says it."""
     name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # of papermill's errors
-    text = _ANSI.sub("", f"{name}: {said}")
-    return next(line.strip() for line in text.splitlines() if line.strip())[:300]
+    lines = _ANSI.sub("", f"{name}: {said}").splitlines()
+    return next(line.strip() for line in lines if line.strip())[:300]
 
 
 @contextlib.contextmanager
