@@ -354,13 +354,6 @@ def styled(table: pd.DataFrame):
 # ---- old beside new ------------------------------------------------------------------------------------------------
 
 
-def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
-    """Those of the jobs that have rows under `folder`, with the settings that the register gives them now."""
-    from repro.sweep import outstanding
-
-    return outstanding(jobs, folder)[1]
-
-
 def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:
     """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
 

@@ -480,13 +480,6 @@ def folders(tmp_path):
     return tmp_path / "old", tmp_path / "new"
 
 
-def test_only_jobs_with_rows_of_these_settings_are_run_again(folders):
-    job = toy.toy_job()
-    leave(folders[0], (job, "toy", 0.75))
-    assert compare.committed([job, toy.toy_job("3")], folders[0]) == [job]
-    assert compare.committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
-
-
 @pytest.mark.parametrize("new, verdict", [(0.75, "same"), (0.757, "within"), (0.743, "within"), (0.77, "outside")])
 def test_with_one_seed_the_tolerance_of_a_verdict_decides(folders, new, verdict):
     job = toy.toy_job()
