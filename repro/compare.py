@@ -53,7 +53,7 @@ def published(paper: str, folder: Folder = None) -> pd.DataFrame:
 
 def frame(rows: list[dict]) -> pd.DataFrame:
     """Result rows, dicts of text, as a DataFrame: seeds, metrics, counts and times as numbers, NaN where empty."""
-    table = pd.DataFrame(rows, columns=list(dict.fromkeys([*COLUMNS, "job_seconds"])))
+    table = pd.DataFrame(rows, columns=COLUMNS)
     return table.assign(**{name: pd.to_numeric(table[name]) for name in NUMBERS})
 
 

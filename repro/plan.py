@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from repro.compare import frame, run_seconds
 from repro.register import CHECKOUT, place
 from repro.rows import of_stand_ins, read, standing
 from repro.sweep import outstanding, rows_path
@@ -24,7 +25,6 @@ N_NAMED = 8  # classes named on one line
 # what two jobs share where one tells of the other's time
 KIND = ["paper", "dataset", "protocol", "profile", "backbone"]
 RUN = ["class", "settings", "device", "seconds"]
-TIMES = ["train_seconds", "ms_per_image", "n_test", "job_seconds"]
 
 
 def missing(jobs: list[dict]) -> list[dict]:
@@ -69,26 +69,13 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
 
 
 def _runs(rows):
-    """The runs that the rows tell of: KIND, class, settings, device and seconds of each.
-
-    Seconds are the rows' job_seconds. Rows that have none are older: there each training counts that differs from the
-    others in time, parameters or steps, and ms_per_image for each test image. That leaves out data, kernel and
-    pictures, and counts twice what two methods say of one training.
-    """
+    """The runs that the rows tell of: KIND, class, settings, device and seconds (`compare.run_seconds`) of each."""
     counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
-    frame = pd.DataFrame(
-        [{**row, **dict(zip(KIND, _kind(row), strict=True))} for row in counted],
-        columns=[*KIND, "class", "settings", "job", "device", "n_parameters", "steps", *TIMES],
-    )
-    frame[TIMES] = frame[TIMES].apply(pd.to_numeric)
-    training = ["job", "train_seconds", "n_parameters", "steps"]  # alike where methods share a training
-    frame["scoring"] = frame["ms_per_image"] * frame["n_test"] / 1000
-    trained = frame.drop_duplicates(training).groupby("job")["train_seconds"].sum(min_count=1)
-    scored = frame.drop_duplicates([*training, "ms_per_image"]).groupby("job")["scoring"].sum(min_count=1)
-    whole = frame.groupby("job")["job_seconds"].max().fillna(trained.add(scored, fill_value=0))
-    frame["is_cpu"] = frame["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
-    runs = frame.sort_values(["is_cpu", "device"]).drop_duplicates("job")
-    return runs.assign(seconds=runs["job"].map(whole)).dropna(subset="seconds")[[*KIND, *RUN]]
+    table = frame(counted)
+    table[KIND] = pd.DataFrame([_kind(row) for row in counted], columns=KIND)
+    table["is_cpu"] = table["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
+    runs = table.sort_values(["is_cpu", "device"]).drop_duplicates("job")
+    return runs.assign(seconds=runs["job"].map(run_seconds(table))).dropna(subset="seconds")[[*KIND, *RUN]]
 
 
 def _kind(entry):
