@@ -65,7 +65,7 @@ def plain_generator_step(nets, optimizer, x, z, settings):
 
 def captured(step, *given):
     """step(*given) as a CUDA graph: a function that copies its tensors in and replays it."""
-    held = [one.clone() for one in given]
+    held = [x.clone() for x in given]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -162,9 +162,9 @@ def main():
         f"{options.batch}, {options.steps} steps, {time.strftime('%Y-%m-%d')}"
     )
     weights = {name: torch.cat([p.detach().flatten() for p in of[0].parameters()]) for name, of in players.items()}
-    for name, some in seconds.items():
-        ratio = statistics.median(a / b for a, b in zip(seconds["DataLoader"], some, strict=True))
-        text = f"{name:12} {1000 * statistics.median(some):8.1f} ms a round, {ratio:5.2f} x as fast as DataLoader"
+    for name, rounds in seconds.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds["DataLoader"], rounds, strict=True))
+        text = f"{name:12} {1000 * statistics.median(rounds):8.1f} ms a round, {ratio:5.2f} x as fast as DataLoader"
         if name in ("adlib", "compiled"):
             text += f", weights differ from plain's by {(weights[name] - weights['plain']).abs().mean():.1e} on average"
         print(text)

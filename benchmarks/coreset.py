@@ -56,12 +56,12 @@ def seeded():
 @torch.no_grad()
 def features(images, encoder):
     """uint8 (N, 3, 256, 256) -> (N * 1024, 384)."""
-    found = []
+    vectors = []
     for part in images.split(16):
-        low, high = [F.avg_pool2d(one, 3, 1, 1) for one in encoder(part.float() / 127.5 - 1)[1:]]
+        low, high = [F.avg_pool2d(level, 3, 1, 1) for level in encoder(part.float() / 127.5 - 1)[1:]]
         high = F.interpolate(high, size=low.shape[-2:], mode="bilinear")
-        found.append(torch.cat([low, high], 1).permute(0, 2, 3, 1).flatten(0, 2))
-    return torch.cat(found)
+        vectors.append(torch.cat([low, high], 1).permute(0, 2, 3, 1).flatten(0, 2))
+    return torch.cat(vectors)
 
 
 def drawn(count):
@@ -70,7 +70,7 @@ def drawn(count):
     pattern = F.interpolate(torch.randn(1, 32, 8, 8, generator=generator), size=(32, 32), mode="bicubic")
     weights = torch.randn(32, WIDTH, generator=generator) / 32
     noise = torch.randn(count, POSITIONS, 32, generator=generator)
-    return torch.cat([(pattern[0].flatten(1).T + 0.5 * one).mm(weights).relu() for one in noise])
+    return torch.cat([(pattern[0].flatten(1).T + 0.5 * image).mm(weights).relu() for image in noise])
 
 
 def prepare(folder, options):
@@ -126,8 +126,8 @@ def run_coreset(way, folder, n, theirs, device):
     if way == "anomalib":
         greedy, _ = import_anomalib()
 
-        def select(some, n):
-            sampler = greedy(embedding=some, sampling_ratio=(n + 0.5) / len(some))
+        def select(vectors, n):
+            sampler = greedy(embedding=vectors, sampling_ratio=(n + 0.5) / len(vectors))
             return sampler.embedding[sampler.select_coreset_idxs()]  # sample_coreset()
 
     elif way == "plain":
@@ -135,8 +135,8 @@ def run_coreset(way, folder, n, theirs, device):
     else:
         dims = johnson_lindenstrauss_min_dim(len(vectors), eps=0.9) if way == "adlib-same" else 128
 
-        def select(some, n):
-            return neighbours.coreset(some, n, seeded(), dims=int(dims), start=0)
+        def select(vectors, n):
+            return neighbours.coreset(vectors, n, seeded(), dims=int(dims), start=0)
 
     select(vectors[:1000], 20)  # imports what is imported late
     before = machine.peak_memory_mb(device)
@@ -166,30 +166,30 @@ def run_search(way, folder, device):
 
         fitted = NearestNeighbors(n_neighbors=1, algorithm="brute").fit(bank.numpy())
 
-        def search(some):
-            return torch.from_numpy(fitted.kneighbors(some.numpy())[1])
+        def search(queries):
+            return torch.from_numpy(fitted.kneighbors(queries.numpy())[1])
 
     elif way == "search-anomalib":
         _, model = import_anomalib()
         model = model(layers=["layer2", "layer3"], backbone="resnet18", pre_trained=False).to(device)
         model.memory_bank = bank
 
-        def search(some):
-            parts = some.split(32 * POSITIONS)
+        def search(queries):
+            parts = queries.split(32 * POSITIONS)
             return torch.cat([model.nearest_neighbors(part, n_neighbors=1)[1] for part in parts])
 
     else:
 
-        def search(some):
-            return neighbours.nearest(some, bank)[1]
+        def search(queries):
+            return neighbours.nearest(queries, bank)[1]
 
     search(queries[:100])
     before = machine.peak_memory_mb(device)
     with machine.Stopwatch(device) as watch:
-        found = search(queries)
+        nearest = search(queries)
     return {
         "seconds": watch.seconds,
-        "found": found.flatten().cpu().numpy(),
+        "nearest": nearest.flatten().cpu().numpy(),
         "MB": machine.peak_memory_mb(device) - before,
     }
 
@@ -219,7 +219,7 @@ def main():
     os.environ["TQDM_DISABLE"] = "1"  # for anomalib, in the processes started below
     has_anomalib = importlib.util.find_spec("anomalib") is not None
     ways = [way for way in options.only if has_anomalib or not way.endswith("anomalib")]
-    found = {way: [] for way in ways}
+    measured = {way: [] for way in ways}
     # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
     with (
         tempfile.TemporaryDirectory() as temporary,
@@ -231,11 +231,13 @@ def main():
             process.submit(prepare, folder, options).result()
         except FileNotFoundError as error:
             sys.exit(f"{error}\nWith --random no data are needed.")
-        n, count, n_queries = (len(np.load(folder / f"{one}.npy", mmap_mode="r")) for one in ("bank", "train", "test"))
+        n, count, n_queries = (
+            len(np.load(folder / f"{name}.npy", mmap_mode="r")) for name in ("bank", "train", "test")
+        )
         for _ in range(options.rounds):
             for way in ways:
                 given = (run_search, way, folder) if way in SEARCH else (run_coreset, way, folder, n, options.theirs)
-                found[way].append(process.submit(*given, options.device).result())
+                measured[way].append(process.submit(*given, options.device).result())
         same = process.submit(same_as_anomalib, folder).result() if "anomalib" in ways else None
 
     vectors = "drawn vectors" if options.random else "bottle, 256 px"
@@ -254,27 +256,27 @@ def main():
             if way not in ways:
                 print(f"{way:16}  not installed: pip install anomalib, best where adlib's own environment is not")
                 continue
-            runs = found[way]
-            seconds, megabytes = (statistics.median(one[key] for one in runs) for key in ("seconds", "MB"))
+            runs = measured[way]
+            seconds, megabytes = (statistics.median(run[key] for run in runs) for key in ("seconds", "MB"))
             mark = "~" if runs[0].get("made", n) < n else ""
             ratio = ""
             if group[0] in ways:
                 ratio = statistics.median(
-                    one["seconds"] / ours["seconds"] for one, ours in zip(runs, found[group[0]], strict=True)
+                    run["seconds"] / ours["seconds"] for run, ours in zip(runs, measured[group[0]], strict=True)
                 )
                 ratio = f"{ratio:.2f}"
             each = (n_queries if way in SEARCH else n) / seconds
             print(f"{way:16}{mark + format(seconds, '.2f'):>10}{each:12.0f}{ratio:>9}{megabytes:7.0f}")
     print()
     if "adlib" in ways and "plain" in ways:
-        ours, theirs = (found[way][0]["picks"] for way in ("adlib", "plain"))
+        ours, theirs = (measured[way][0]["picks"] for way in ("adlib", "plain"))
         prefix = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=True)) if a != b), n)
         print(f"the first {prefix} of {n} picks are the plain loop's, which rounds to float32")
     if same is not None:
         print(f"{same[0]} of {same[1]} picks among 4000 vectors are anomalib's, given its start and no projection")
     for way in ("search-sklearn", "search-anomalib"):
         if way in ways and "search" in ways:
-            agree = (found["search"][0]["found"] == found[way][0]["found"]).mean()
+            agree = (measured["search"][0]["nearest"] == measured[way][0]["nearest"]).mean()
             print(f"{100 * agree:.3f} % of the nearest vectors are those of {way}")
 
 

@@ -87,7 +87,7 @@ def main():
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    found = {way: [] for way in WAYS}
+    measured = {way: [] for way in WAYS}
     # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -96,12 +96,12 @@ def main():
         process.submit(draw, Path(folder), options.images, options.size).result()
         for _ in range(options.rounds):
             for way in WAYS:
-                found[way].append(process.submit(run, way, Path(folder)).result())
+                measured[way].append(process.submit(run, way, Path(folder)).result())
     print(f"{machine.name(torch.device('cpu'))}, numpy {np.__version__}, {options.images} images of {options.size} px")
     print(f"{'':14}{'seconds':>9}{'x adlib':>9}{'MB':>7}{'pixel AUROC':>14}{'AUPRO':>11}")
-    for way, runs in found.items():
-        seconds, megabytes = (statistics.median(one[i] for one in runs) for i in (0, 1))
-        ratio = statistics.median(one[0] / ours[0] for one, ours in zip(runs, found["adlib"], strict=True))
+    for way, runs in measured.items():
+        seconds, megabytes = (statistics.median(run[i] for run in runs) for i in (0, 1))
+        ratio = statistics.median(run[0] / ours[0] for run, ours in zip(runs, measured["adlib"], strict=True))
         cells = [f"{runs[0][2][name]:.6f}" if name in runs[0][2] else "" for name in ("pixel_auroc", "aupro")]
         print(f"{way:14}{seconds:9.3f}{ratio:9.1f}{megabytes:7.0f}{cells[0]:>14}{cells[1]:>11}")
 

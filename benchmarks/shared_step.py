@@ -29,8 +29,8 @@ def two_passes(nets, optimizers, x):
         terms = shared_ae.terms(x, shared_ae.forward(nets, x), HOW["distance"])
         shared_ae.losses(terms, 3, HOW["alpha"], HOW["beta"])[index].backward()
         taken.append([p.grad for p in optimizer.param_groups[0]["params"]])
-    for optimizer, some in zip(optimizers, taken, strict=True):
-        for p, gradient in zip(optimizer.param_groups[0]["params"], some, strict=True):
+    for optimizer, gradients in zip(optimizers, taken, strict=True):
+        for p, gradient in zip(optimizer.param_groups[0]["params"], gradients, strict=True):
             p.grad = gradient
         optimizer.step()
 
@@ -80,8 +80,8 @@ def main():
         f"{options.steps} steps, {time.strftime('%Y-%m-%d')}"
     )
     slowest = statistics.median(seconds["two passes"])
-    for name, some in seconds.items():
-        median = statistics.median(some)
+    for name, rounds in seconds.items():
+        median = statistics.median(rounds)
         own = torch.cat([p.detach().flatten() for p in players[name][0].parameters()])
         print(
             f"{name:12} {1000 * median:8.1f} ms a step, {1 / median:7.2f} steps a second, {slowest / median:5.2f} x, "
