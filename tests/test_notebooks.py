@@ -1,7 +1,6 @@
 """What every notebook's source keeps to; `make test` also executes each with nbval (its path stands in testpaths)."""
 
 import ast
-import builtins
 import json
 import tomllib
 from pathlib import Path
@@ -83,23 +82,3 @@ def test_the_same_seed_gives_the_same_row_and_the_same_scores_and_another_seed_d
     (both, both_scores), (again, again_scores) = outcomes
     assert [row for row in both if row["seed"] == "0"] == again and len(again) == 5
     assert both_scores[0] == again_scores[0] and both_scores[0] != both_scores[1]
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_cells_tagged_rows_need_nothing_but_each_other(path):
-    """The gallery runs them alone (`gallery.renewed`)."""
-    known = set(dir(builtins))
-    for cell in json.loads(path.read_text())["cells"]:
-        if "rows" not in cell["metadata"].get("tags", []):
-            continue
-        tree = ast.parse("".join(cell["source"]))
-        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        known |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-        known |= {
-            (alias.asname or alias.name).split(".")[0]
-            for node in ast.walk(tree)
-            if isinstance(node, (ast.Import, ast.ImportFrom))
-            for alias in node.names
-        }
-        known |= {node.arg for node in ast.walk(tree) if isinstance(node, ast.arg)}
-        assert {node.id for node in names if isinstance(node.ctx, ast.Load)} <= known, cell["id"]
