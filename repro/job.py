@@ -241,8 +241,7 @@ def failure(error: str, work: str | Path) -> dict:
 def last_line(error: BaseException) -> str:
     """What went wrong, in one line, as the last line of a traceback says it."""
     name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # of papermill's errors
-    lines = _ANSI.sub("", f"{name}: {said}").splitlines()
-    return next(line.strip() for line in lines if line.strip())[:300]
+    return next(line.strip() for line in _ANSI.sub("", f"{name}: {said}").splitlines() if line.strip())[:300]
 
 
 @contextlib.contextmanager
@@ -344,7 +343,7 @@ def gpus() -> list[str]:
     if "CUDA_VISIBLE_DEVICES" in os.environ:
         return [name.strip() for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
     try:
-        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
-    except (OSError, subprocess.TimeoutExpired):
+        listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
         return []
-    return re.findall(r"(?m)^GPU (\d+):", listed.stdout) if listed.returncode == 0 else []
+    return re.findall(r"(?m)^GPU (\d+):", listed)

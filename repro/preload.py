@@ -4,7 +4,6 @@ import gc
 
 import nbformat
 import papermill  # noqa: F401
-import papermill.engines  # noqa: F401
 
 import repro.job  # noqa: F401
 
