@@ -142,7 +142,12 @@ def test_a_log_tells_of_a_worker_that_died_and_of_the_next_attempt(swept):
 
 
 def test_each_job_sees_the_gpu_of_its_slot_and_no_other(swept):
-    assert {row["device"] for row in swept["rows"] if row["status"] == "ok"} == {"5", "7"}
+    """A slot's GPU is what the log of the job says; which slot gets how many jobs is for the machine to decide."""
+    slots = {trouble: re.findall(r", worker (\d),", log_of(swept, trouble)) for trouble in TROUBLES}
+    assert {slot for numbers in slots.values() for slot in numbers} == {"0", "1"}
+    gpus = {swept["jobs"][trouble]["id"]: ("5", "7")[int(numbers[-1])] for trouble, numbers in slots.items()}
+    seen = {row["job"]: row["device"] for row in swept["rows"] if row["status"] == "ok"}
+    assert len(seen) > 1 and seen == {job: gpus[job] for job in seen}
 
 
 def test_a_job_whose_worker_was_killed_runs_again_and_the_others_run_once(swept):
