@@ -162,7 +162,7 @@ def differences(
         return pairs, f"not comparable: {_what_differs(ours, others, [*same, 'weights'])}"
     profile = "paper" if (pairs["profile"] == "paper").any() else "quick"
     pairs = pairs[pairs["profile"] == profile]
-    pairs = compare.largest_variant(pairs.assign(of=0, row_weights=pairs["weights"]))
+    pairs = pd.DataFrame(compare.largest_variant(pairs.to_dict("records")))
     pairs["points"] = 100 * (pairs[metric] - pairs[f"{metric}_other"])
     points = pairs.pivot(index="class", columns="seed", values="points").reindex(pairs["class"].unique())
     points = points[points[points.notna().sum().idxmax()].notna()]  # the classes of the seed that has the most
