@@ -7,6 +7,7 @@ records = compare.compare(["two_stage"])     # a line for each printed number: o
 
 import re
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -228,7 +229,7 @@ def _printed_numbers(cells):
         if not expected and not (has_mean and line["protocol"] == "superclass"):
             expected = list(by_class)
         notes = dict.fromkeys(note for text in part["note"] for note in text.split("; ") if note)
-        line |= {"published": number["value"].mean(), "unit": number["unit"].iloc[0], "has_mean": has_mean}
+        line |= {"published": float(number["value"].mean()), "unit": number["unit"].iloc[0], "has_mean": has_mean}
         yield line | {"note": "; ".join(notes), "published_classes": by_class, "expected": expected}
 
 
@@ -258,7 +259,7 @@ def largest_variant(rows: list[dict]) -> list[dict]:
 
 def _with_ours(line, rows, register):
     """The record of a number: with what its rows, of one paper, backbone and profile, say beside it."""
-    deviation = lambda values: np.std(values, ddof=1) if len(values) > 1 else np.nan  # noqa: E731
+    deviation = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else np.nan  # noqa: E731
     expected, seeds = line["expected"], {}
     for row in sorted(rows, key=lambda row: row["seed"]):
         seeds.setdefault(row["seed"], {})[row["class"]] = row
@@ -269,16 +270,16 @@ def _with_ours(line, rows, register):
     seeds = {seed: ran for seed, ran in seeds.items() if ran.keys() == set(names)}
     rows = [row for ran in seeds.values() for row in ran.values()]
     values = {name: [ran[name]["value"] for ran in seeds.values()] for name in names}
-    means = [np.mean([row["value"] for row in ran.values()]) for ran in seeds.values()]
+    means = [fmean(row["value"] for row in ran.values()) for ran in seeds.values()]
     n_classes = len({*names} & {*expected}) if expected else len(names)
     record = line | {f"row_{name}": rows[0][name] if rows else "" for name in ("paper", "weights")}
     for name in ("profile", "data", "image_size"):
         texts = {row[name] for row in rows} - {""}
         record[name] = " and ".join(sorted(texts, key=lambda text: (len(text), text)))
-    record["classes"] = {name: np.mean(of_class) for name, of_class in values.items()}
+    record["classes"] = {name: fmean(of_class) for name, of_class in values.items()}
     record["spreads"] = {name: deviation(of_class) for name, of_class in values.items()}
     record |= {"image_sizes": {row["class"]: row["image_size"] for row in rows}, "seeds": list(seeds)}
-    record |= {"ours_mean": np.mean(means) if means else np.nan, "ours_std": deviation(means), "n_seeds": len(seeds)}
+    record |= {"ours_mean": fmean(means) if means else np.nan, "ours_std": deviation(means), "n_seeds": len(seeds)}
     record |= {"n_classes": n_classes, "n_expected": len(expected), "n_others": len(names) - n_classes}
     record["n_stale"] = 0 if register is None else sum(row["job"] not in register for row in rows)
     weights, printed = record["row_weights"] or line["weights"], mean_of_these(record)
@@ -288,8 +289,8 @@ def _with_ours(line, rows, register):
         f"data {record['data']}" * (record["data"] not in ("", "official", "embedded")),
         f"{record['n_stale']} of {len(rows)} rows stale" * bool(record["n_stale"]),
     ]
-    record |= {"ours": as_ours(record), "remarks": ", ".join(filter(None, remarks)), "printed": ""}
-    record |= {"label": line["method"] + f" ({weights})" * bool(weights), "verdict": "not printed"}
+    record |= {"label": line["method"] + f" ({weights})" * bool(weights), "remarks": ", ".join(filter(None, remarks))}
+    record |= {"ours": as_text(record["ours_mean"], record["ours_std"]), "printed": "", "verdict": "not printed"}
     if not np.isnan(line["published"]):
         places = max(3, round(-np.log10(line["unit"])))  # as many as it was printed with
         record["printed"] = f"{line['published']:.{places}f}"
@@ -299,17 +300,16 @@ def _with_ours(line, rows, register):
     return record
 
 
-def as_ours(record: dict) -> str:
-    """Our mean, and behind ± its standard deviation over seeds; '' where not run."""
-    spread = "" if np.isnan(record["ours_std"]) else f" ± {record['ours_std']:.3f}"
-    return f"{record['ours_mean']:.3f}{spread}" if record["n_seeds"] else ""
+def as_text(mean: float, spread: float) -> str:
+    """'0.990 ± 0.001': a mean and its standard deviation over seeds; without the one, or '', where they are NaN."""
+    return "" if np.isnan(mean) else f"{mean:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
 
 
 def mean_of_these(record: dict) -> float:
     """Where only some classes ran, what the paper prints for them, else NaN: the mean over all is no fair neighbour."""
     printed, names = record["published_classes"], record["classes"].keys()
     is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
-    return float(np.mean([printed[name] for name in names])) if is_part else np.nan
+    return fmean(printed[name] for name in names) if is_part else np.nan
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:

@@ -1,10 +1,8 @@
 """One job: its notebook through papermill, in a kernel; what comes back is rows, scores and the executed notebook.
 
-    outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})
-    with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
-        submit(job, options).result()
-
-The only place that knows papermill. `run_job` writes nothing outside its work folder, so it runs on any machine.
+outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})    # writes into its work folder alone
+with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
+    submit(job, options).result()
 """
 
 import ast
@@ -26,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import connection, forkserver, util
+from multiprocessing import forkserver, util
 from pathlib import Path
 
 from repro import rows
@@ -83,33 +81,29 @@ def parameters_of(notebook: str | Path) -> dict:
 
 
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
-    """What is injected into the notebook of a job; ValueError where that does not fit, as by `check_parameters`."""
+    """What is injected into the notebook of a job.
+
+    ValueError unless each is one of the notebook's parameters and of its default's type: an int may be given for a
+    float, anything for None, a list for a tuple; a bool is no int.
+    """
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
     taken = [name for name in job["settings"] if name in given]
     if taken:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
     given |= job["settings"]
-    check_parameters(given, notebook)
-    return given
-
-
-def check_parameters(given: dict, notebook: str | Path) -> None:
-    """ValueError unless each given parameter is one of the notebook's and of its default's type.
-
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int.
-    """
-    defaults = parameters_of(notebook)
+    defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():
         if name not in defaults:
-            raise ValueError(f"{Path(notebook).name} has no parameter {name!r}; it has {', '.join(defaults)}")
+            raise ValueError(f"{where} has no parameter {name!r}; it has {', '.join(defaults)}")
         default, is_type = defaults[name], type(defaults[name])
         fitting = {float: (float, int), tuple: (tuple, list)}.get(is_type, (is_type,))
         if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
+            wanted = f"{is_type.__name__} (default {default!r})"
             raise ValueError(
-                f"parameter {name!r} of {Path(notebook).name} is of type {is_type.__name__} "
-                f"(default {default!r}), not {type(value).__name__}: {value!r}"
+                f"parameter {name!r} of {where} is of type {wanted}, not {type(value).__name__}: {value!r}"
             )
+    return given
 
 
 def run_job(job: dict, options: dict) -> dict:
@@ -121,22 +115,19 @@ def run_job(job: dict, options: dict) -> dict:
     process printed outside of cells; cell_seconds: of `seconds`, those in cells. Success is: no exception, and rows
     that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
     """
-    started, work = time.monotonic(), Path(options["work"])
+    started, work, outcome = time.monotonic(), Path(options["work"]), _EMPTY.copy()
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
-    outcome = _EMPTY.copy()
     try:
         execute(notebook, executed, parameters)
-        lines = _fitting_rows(job, work / "rows.csv")
         extra = {"settings": settings_text(job), "job": job["id"], "commit": options.get("commit", "")}
         extra["job_seconds"] = f"{time.monotonic() - started:.1f}"
-        outcome["rows"] = [row | extra for row in lines]
+        outcome["rows"] = [row | extra for row in _fitting_rows(job, work / "rows.csv")]
         scores = work / "scores.csv.gz"
         outcome["scores"] = scores.read_bytes() if scores.is_file() else None
     except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
-        outcome["error"] = last_line(error)
-        outcome["log"] = _ANSI.sub("", str(error))[-LOG_MOST:]
+        outcome |= {"rows": [], "error": last_line(error), "log": _ANSI.sub("", str(error))[-LOG_MOST:]}
     with contextlib.suppress(OSError):
         outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
     try:
@@ -157,8 +148,7 @@ def _fitting_rows(job, path):
     """The rows that the notebook left, or a ValueError that says what is wrong with them."""
     if not path.is_file():
         raise ValueError("the notebook ran to its end but left no rows.csv")
-    lines = rows.read(path)
-    if not lines:
+    if not (lines := rows.read(path)):
         raise ValueError("the notebook left a rows.csv without rows")
     for row in lines:
         claimed = row | {"settings": job["settings"]}  # these are noted later
@@ -189,26 +179,17 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
     # beside the output, to go with the work folder
-    parent = next(
-        (path for path in (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()) if len(path) < 70), "/tmp"
-    )
+    parents = [os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()]
+    parent = next((path for path in parents if len(path) < SHORT), "/tmp")
+    options = {"parameters": parameters, "cwd": str(Path(notebook).parent), "progress_bar": False}
+    options |= {"kernel_name": "python3", "language": "python", "kernel_manager_class": Kernel}
+    options |= {"start_timeout": START_TIMEOUT, "shutdown_kernel": "immediate"}
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
-            file = os.path.join(folder, f"{attempt}.json")
+            manager = {"transport": transport, "connection_file": os.path.join(folder, f"{attempt}.json")}
             try:
-                papermill.execute_notebook(
-                    str(notebook),
-                    str(output),
-                    parameters=parameters,
-                    kernel_name="python3",
-                    language="python",
-                    progress_bar=False,
-                    start_timeout=START_TIMEOUT,
-                    cwd=str(Path(notebook).parent),
-                    kernel_manager_class=Kernel,
-                    config=Config(KernelManager={"transport": transport, "connection_file": file}),
-                    shutdown_kernel="immediate",
-                )
+                config = Config(KernelManager=manager)
+                papermill.execute_notebook(str(notebook), str(output), config=config, **options)
                 return
             except Exception:
                 left = _of_notebook(output)
@@ -217,10 +198,9 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text and the seconds that papermill counted inside its cells.
+    """Of an executed notebook its text (None: there is none, or half of one) and papermill's seconds inside its cells.
 
-    Papermill saves after each cell. Text None: there is none, or half of one: its writer died, or had no room. Raises
-    OSError where it is there and cannot be read.
+    Raises OSError where it is there and cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -287,7 +267,7 @@ def _begin(root, variables):
 
 def _follow_parent(root):
     """End this process, its kernel and the folders for temporary files when the parent is gone, be it by SIGKILL."""
-    connection.wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.parent_process().join()
     for kernel in _kernels:
         kernel.kill()
     folders = [root or "", util.get_temp_dir()]  # the second one is of the parent's forkserver

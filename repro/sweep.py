@@ -1,11 +1,9 @@
 """The sweep: jobs of the register -> a process each (`job.py`) -> result rows.
 
-    register = load()
-    report = reproduce(jobs(register, profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
+    report = reproduce(jobs(load(), profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
 
 A job whose process died is submitted again. Only the parent writes under `out`. A notebook may leave a file
-`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again. What is
-shown meanwhile stands in `display.py`; the same is kept, job by job, in out/logs/.
+`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again.
 """
 
 import contextlib
@@ -80,15 +78,11 @@ def rows_path(out: str | Path, job: dict) -> Path:
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
     """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`."""
-    taken = {}  # place -> ids of the ok rows there
-    for path in {rows_path(out, job) for job in jobs}:
-        for row in rows.read(path):
-            if row["status"] == "ok":
-                taken.setdefault(place(row), set()).add(row["job"])
+    good = [row for path in {rows_path(out, job) for job in jobs} for row in rows.read(path) if row["status"] == "ok"]
+    ids, places = {row["job"] for row in good}, {place(row) for row in good}
     todo, done, stale = [], [], []
     for job in jobs:
-        ids = taken.get(place(job), ())
-        (done if job["id"] in ids else stale if ids else todo).append(job)
+        (done if job["id"] in ids else stale if place(job) in places else todo).append(job)
     return todo, done, stale
 
 
@@ -102,8 +96,7 @@ def reproduce(
     gpus: Sequence[str] = (),
     submit: Callable[..., Future] | None = None,
 ) -> dict[str, Any]:
-    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two for each GPU, or where there are none
-    two, if there are as many cores).
+    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two, or two a GPU, if the cores suffice).
 
     Says what it does on stdout, with bars on stderr where that is a terminal. gpus: what CUDA_VISIBLE_DEVICES may hold,
     one for each job in turn, so that it sees its own and no other; (): jobs see what this process sees. Returns a dict:
@@ -129,11 +122,10 @@ def reproduce(
     n_jobs = max(1, min(n_jobs or usual, len(todo)))
     options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
     variables = [environment(max(1, cores() // n_jobs), gpu) for gpu in gpus or [None]]
-    started, inside, spent = time.monotonic(), 0.0, 0.0
+    started, inside, spent, is_local = time.monotonic(), 0.0, 0.0, submit is None
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True))
         display = stack.enter_context(Display(len(todo), n_jobs))
-        is_local = submit is None
         submit = stack.enter_context(processes(root)) if is_local else submit
 
         def begin(job, attempt, number):
@@ -143,8 +135,8 @@ def reproduce(
             _carry(checkpoint_path(out, job), work / CHECKPOINT)
             _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
             future = submit(job, options | {"work": str(work)}, variables[number % len(variables)])
-            told = {"progress": None, "noted": 0.0, "since": time.monotonic()}
-            return {"job": job, "attempt": attempt, "number": number, "work": work, "future": future, **told}
+            task = {"job": job, "attempt": attempt, "number": number, "work": work, "future": future}
+            return task | {"progress": None, "noted": 0.0, "since": time.monotonic()}
 
         def show(running):
             for task in running:
@@ -195,21 +187,17 @@ def _run(jobs, n_jobs, begin, show, out):
 
 def _follow(task, out):
     """Read what a running job says of itself; into its log once a minute, and when it begins something else."""
-    try:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet
         progress = json.loads(Path(task["work"], "progress.json").read_text(encoding="utf-8"))
-        text = progress_text(progress)
-    except (OSError, ValueError, KeyError, TypeError):  # none yet
-        return
-    before, task["progress"] = task["progress"], progress
-    if before is None or before["what"] != progress["what"] or time.monotonic() - task["noted"] >= NOTE_EVERY:
-        _note(out, task["job"], text)
-        task["noted"] = time.monotonic()
+        text, before, task["progress"] = progress_text(progress), task["progress"], progress
+        if before is None or before["what"] != progress["what"] or time.monotonic() - task["noted"] >= NOTE_EVERY:
+            _note(out, task["job"], text)
+            task["noted"] = time.monotonic()
 
 
 def _note(out, job, *texts):
     """Lines at the end of a job's log, the first with the time (UTC)."""
-    lines = "\n".join(text.rstrip("\n") for text in texts if text)
-    path = log_path(out, job)
+    lines, path = "\n".join(text.rstrip("\n") for text in texts if text), log_path(out, job)
     with contextlib.suppress(OSError):  # a sweep goes on without its logs, and says what is wrong when it writes rows
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
@@ -270,8 +258,8 @@ def _line(job, outcome):
     if outcome["error"]:
         return f"FAILED {describe(job)}: {outcome['error']}"
     scored = [row for row in outcome["rows"] if row["auroc"]]
-    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6])
-    values += f" and {len(scored) - 6} more" if len(scored) > 6 else ""
+    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6]) or "no AUROC"
+    values += f" and {len(scored) - 6} more" * (len(scored) > 6)
     is_random = any(row["weights"].endswith("/random") for row in scored)
     warning = "; RANDOM backbone weights: its figures say nothing about the paper" * is_random
-    return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s{warning})"
+    return f"{describe(job)}: {values} ({outcome['seconds']:.0f} s{warning})"
