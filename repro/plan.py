@@ -1,12 +1,9 @@
 """The plan of a sweep: which jobs are done and which are left, what they lack on this machine, how long they take.
 
-    print(text(jobs(register, profile="quick"), "results"))     # runs nothing, downloads nothing, writes nothing
-
-`missing` and `seconds` take the plain jobs of `register.jobs` and serve programs too.
+print(text(jobs(register, profile="quick"), "results"))     # runs nothing, downloads nothing, writes nothing
 """
 
 import functools
-import json
 import os
 import textwrap
 from pathlib import Path
@@ -14,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro.compare import frame, run_seconds
+from repro.job import settings_text
 from repro.register import CHECKOUT, place
 from repro.rows import of_stand_ins, read, standing
 from repro.sweep import outstanding, rows_path
@@ -24,7 +22,6 @@ N_DEVICES = 3  # columns of the table
 N_NAMED = 8  # classes named on one line
 # what two jobs share where one tells of the other's time
 KIND = ["paper", "dataset", "protocol", "profile", "backbone"]
-RUN = ["class", "settings", "device", "seconds"]
 
 
 def missing(jobs: list[dict]) -> list[dict]:
@@ -57,31 +54,21 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
     is left the mean. So it is too low where only other seeds have run, and train less. Failed rows do not count, nor
     those of stand-ins.
     """
-    as_in_rows = functools.partial(json.dumps, sort_keys=True, separators=(",", ":"))
-    wanted = [[*_kind(job), job["class"], job["id"], as_in_rows(job["settings"])] for job in jobs]
-    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "job", "settings"])
-    pairs = pairs.merge(_runs(rows), on=KIND, suffixes=("", "_run"))
+    counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
+    runs = frame(counted).assign(backbone=[place(row)[-1] for row in counted])
+    runs["seconds"] = runs["job"].map(run_seconds(runs))
+    runs["is_cpu"] = runs["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
+    runs = runs.sort_values(["is_cpu", "device"]).drop_duplicates("job").dropna(subset="seconds")
+    runs = runs[[*KIND, "class", "settings", "device", "seconds"]]
+    wanted = [job | {"job": job["id"], "backbone": place(job)[-1], "settings": settings_text(job)} for job in jobs]
+    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "settings", "job"]).merge(
+        runs, on=KIND, suffixes=("", "_run")
+    )
     pairs["is_alike"] = pairs["settings"] == pairs["settings_run"]
     pairs["is_of_class"] = pairs["class"] == pairs["class_run"]
     for column in ("is_alike", "is_of_class"):
         pairs = pairs[pairs[column] == pairs.groupby(["device", "job"])[column].transform("max")]
     return pairs.groupby(["device", "job"], as_index=False).agg({"seconds": "mean", "is_alike": "all"})
-
-
-def _runs(rows):
-    """The runs that the rows tell of: KIND, class, settings, device and seconds (`compare.run_seconds`) of each."""
-    counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
-    table = frame(counted)
-    table[KIND] = pd.DataFrame([_kind(row) for row in counted], columns=KIND)
-    table["is_cpu"] = table["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
-    runs = table.sort_values(["is_cpu", "device"]).drop_duplicates("job")
-    return runs.assign(seconds=runs["job"].map(run_seconds(table))).dropna(subset="seconds")[[*KIND, *RUN]]
-
-
-def _kind(entry):
-    """The values of KIND, of a job or a row."""
-    paper, dataset, protocol, _, _, profile, backbone = place(entry)
-    return paper, dataset, protocol, profile, backbone
 
 
 def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = "make reproduce") -> str:
@@ -97,24 +84,19 @@ def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = 
     known = seconds(todo, rows)
     devices = list(known["device"].value_counts().sort_index().sort_values(ascending=False, kind="stable").index)
     ids = {job["id"] for job in todo}
-    notes = []
-    if len(known):
-        notes.append(
-            "hours left: one job at a time on that device, by the rows of such jobs. Rows without job_seconds tell of "
-            "training and scoring alone; reading data, kernels and pictures come on top. Two jobs at once on two cores "
-            "share them, one thread each; on one GPU they share it."
-        )
-    if not known["is_alike"].all():
-        notes.append("~: in part from rows of other settings, such as more or fewer methods")
-    if unknown := len(ids - set(known["job"])):
-        notes.append(
-            f"unknown: {unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, "
-            "protocol, profile and backbone), and are in no sum of hours"
-        )
-    if devices[N_DEVICES:]:
-        notes.append(f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}")
-    if n_failed := len(ids & {row["job"] for row in rows if row["status"] == "failed"}):
-        notes.append(f"{n_failed} of the jobs to run failed when last run")
+    n_unknown = len(ids - set(known["job"]))
+    n_failed = len(ids & {row["job"] for row in rows if row["status"] == "failed"})
+    notes = {
+        "hours left: one job at a time on that device, by the rows of such jobs. Rows without job_seconds tell of "
+        "training and scoring alone; reading data, kernels and pictures come on top. Two jobs at once on two cores "
+        "share them, one thread each; on one GPU they share it.": len(known),
+        "~: in part from rows of other settings, such as more or fewer methods": not known["is_alike"].all(),
+        f"unknown: {n_unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, protocol, "
+        "profile and backbone), and are in no sum of hours": n_unknown,
+        f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}": devices[N_DEVICES:],
+        f"{n_failed} of the jobs to run failed when last run": n_failed,
+    }
+    notes = [note for note, applies in notes.items() if applies]
     last = [f"to run {'it' if len(todo) == 1 else f'these {len(todo)}'}: {command}" if todo else "nothing to run"]
     if stale and not force:
         last.append(f"{len(stale)} stale: their rows are of other settings; FORCE=1 (--force) runs them again")
@@ -131,8 +113,7 @@ def _table(jobs, done, stale, todo, known, devices):
     for name, part in (("done", done), ("stale", stale), ("to run", todo)):
         frame[name] = frame["job"].isin([job["id"] for job in part])
     frame = pd.concat([frame, frame.assign(paper="all", dataset="", protocol="")])
-    table = frame.groupby(labels, sort=False)[["done", "stale", "to run"]].sum()
-    table.insert(0, "jobs", frame.groupby(labels, sort=False).size())
+    table = frame.assign(jobs=1).groupby(labels, sort=False)[["jobs", "done", "stale", "to run"]].sum()
     for device in devices:
         left = frame[frame["to run"]].merge(known[known["device"] == device], on="job", how="left")
         hours = {label: _hours(group) for label, group in left.groupby(labels)}

@@ -4,9 +4,8 @@
     for job in jobs(register, papers=["two_stage"], datasets=["mnist"], classes=["8"], profile="quick"):
         print(job["id"], job["dataset"], job["class"], job["seed"], job["settings"])
 
-A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others,
-so that other settings make another job. What the register does not hold (other settings, seeds or classes, a user's
-own images) is a trial: it may run, but not into results/.
+A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others.
+What the register does not hold (other settings, seeds, classes, own images) is a trial: it may run, not into results/.
 """
 
 import collections
@@ -25,8 +24,7 @@ PROTOCOLS = ["official", "80-20", "superclass"]
 _PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
 _RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
-_OWN_KEYS = ["like", "settings"]
-_OWN_IMAGES = ("folder:", "npz:")
+_KEYS = {"profiles": PROFILES, "gallery": _GALLERY_KEYS, "own": ["like", "settings"]}  # of tables in a paper's
 # classes and seeds of a paper on a dataset, split by a protocol
 Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds settings")
 
@@ -47,9 +45,8 @@ def load(path: str | Path | None = None) -> dict:
         if not isinstance(table, dict):
             raise ValueError(f"{path}: {paper} stands outside of a paper's table")
         _choose(table, _PAPER_KEYS, f"{path}: key of [{paper}]")
-        _choose(table.get("profiles", {}), PROFILES, f"{path}: profile of [{paper}]")
-        _choose(table.get("gallery", {}), _GALLERY_KEYS, f"{path}: key of [{paper}.gallery]")
-        _choose(table.get("own", {}), _OWN_KEYS, f"{path}: key of [{paper}.own]")
+        for part, keys in _KEYS.items():
+            _choose(table.get(part, {}), keys, f"{path}: key of [{paper}.{part}]")
         for run in table.get("runs", []):
             _choose(run, _RUN_KEYS, f"{path}: key of [[{paper}.runs]]")
             _choose(run.get("profiles", []), PROFILES, f"{path}: profile of [[{paper}.runs]]")
@@ -84,7 +81,7 @@ def jobs(
     protocols = _choose(protocols, PROTOCOLS, "protocol") if protocols else None
     if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds or []):
         raise ValueError(f"seeds are whole numbers from 0, not {seeds}")
-    own = [name for name in datasets or [] if name.startswith(_OWN_IMAGES)]
+    own = [name for name in datasets or [] if name.startswith(("folder:", "npz:"))]
     named = None if datasets is None else [name for name in datasets if name not in own]
 
     def cells_of(paper, run):
@@ -103,9 +100,14 @@ def jobs(
         there = ", ".join(dict.fromkeys(cell.protocol for cell in held)) or "none"
         by = ", ".join(protocols or ["any"])
         raise ValueError(f"the register holds no job {where} and protocol {by}; its protocols there: {there}")
-    for paper in papers:
-        run = {"datasets": [_absolute(name) for name in own], "protocols": protocols or ["official"]}
-        cells += cells_of(paper, {**run, "settings": _own_settings(register[paper], profile)})
+    paths = [name.partition(":") for name in own]  # made absolute: kernels run elsewhere
+    run = {"datasets": [f"{kind}:{Path(path).expanduser().resolve()}" for kind, _, path in paths]}
+    for paper in papers if own else []:
+        given, alike = register[paper].get("own", {}), {}
+        for like in reversed(_runs(register[paper], profile)):
+            alike = like.get("settings", {}) if given.get("like") in like["datasets"] else alike
+        settings_of_own = {**alike, **given.get("settings", {})}
+        cells += cells_of(paper, {**run, "protocols": protocols or ["official"], "settings": settings_of_own})
     if backbones:
         there = dict.fromkeys(cell.settings["backbone"] for cell in cells if "backbone" in cell.settings)
         _choose(backbones, there, f"backbone {where}")
@@ -113,9 +115,9 @@ def jobs(
 
     from repro import data  # imports torch: not before it is known that there is something to run
 
-    for cell in cells:
+    for number, cell in enumerate(cells):
         data.check_protocol(cell.dataset, cell.protocol)
-    cells = [cell._replace(classes=_classes(cell.dataset, cell.classes)) for cell in cells]
+        cells[number] = cell._replace(classes=_classes(cell.dataset, cell.classes))
     wanted = _named_classes(list(dict.fromkeys(cell.dataset for cell in cells)), classes or [])
     held_classes = {(cell.dataset, normal) for cell in cells for normal in cell.classes}
     held_seeds = {seed for cell in cells for seed in cell.seeds}
@@ -132,8 +134,8 @@ def jobs(
 
 def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile: str, settings: dict) -> dict:
     """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
-    values = (paper, dataset, normal, protocol, seed, profile, dict(settings))
-    content = dict(zip(("paper", "dataset", "class", "protocol", "seed", "profile", "settings"), values, strict=True))
+    content = {"paper": paper, "dataset": dataset, "class": normal, "protocol": protocol, "seed": seed}
+    content |= {"profile": profile, "settings": dict(settings)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**content, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
@@ -153,10 +155,7 @@ def all_ids(register: dict) -> set[str]:
 
 
 def place(entry: dict) -> tuple[str, ...]:
-    """What tells a job, or a result row, from the others beside which its rows stand, as a tuple of text.
-
-    Of its settings that is the backbone alone, which the rows keep apart: other settings make the same row anew.
-    """
+    """What tells a job, or a result row, from the others beside which its rows stand: its labels and its backbone."""
     settings = entry["settings"]
     backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
     return *(str(entry[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
@@ -189,19 +188,6 @@ def _choose(wanted: Iterable[str], choices: Collection[str], what: str) -> list[
 def _runs(table, profile):
     """The runs of a paper in a profile."""
     return [run for run in table.get("runs", []) if profile in run.get("profiles", ["quick", "paper"])]
-
-
-def _absolute(name):
-    """folder:PATH with an absolute PATH: kernels run elsewhere."""
-    kind, path = name.split(":", 1)
-    return f"{kind}:{Path(path).expanduser().resolve()}"
-
-
-def _own_settings(table, profile):
-    """The settings for a user's images: of the first run on the dataset that they are most like, and their own."""
-    own = table.get("own", {})
-    alike = [run.get("settings", {}) for run in _runs(table, profile) if own.get("like") in run["datasets"]]
-    return {**(alike[0] if alike else {}), **own.get("settings", {})}
 
 
 def _classes(dataset, wanted):
