@@ -178,9 +178,8 @@ def interval(points: np.ndarray) -> tuple[float, float]:
         seeds = random.integers(n_seeds, size=(*classes.shape, n_seeds))
         return points[classes[..., None], seeds].mean(axis=(-2, -1))
 
-    low, high = bootstrap(
-        (np.arange(len(points)),), mean, vectorized=True, method="percentile", random_state=random
-    ).confidence_interval
+    numbers, given = (np.arange(len(points)),), {"vectorized": True, "method": "percentile", "random_state": random}
+    low, high = bootstrap(numbers, mean, **given).confidence_interval
     return float(low), float(high)
 
 

@@ -31,9 +31,7 @@ def choose(register: dict, paper: str) -> dict:
     seed = wanted.get("seed", (register[paper].get("seeds") or [0])[0])
     given = [paper], [wanted["dataset"]], [str(wanted["class"])], [seed]
     for profile in ("paper", "quick"):
-        job = jobs(register, *given, profile, protocols=[wanted.get("protocol", "official")])[
-            0
-        ]  # of the first backbone
+        job = jobs(register, *given, profile, protocols=[wanted.get("protocol", "official")])[0]  # of two backbones
         if notebook_path(RESULTS, job).is_file() or f": {describe(job)}, executed" in _header(_page(paper)):
             break
     return job

@@ -99,10 +99,8 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
         default, is_type = defaults[name], type(defaults[name])
         fitting = {float: (float, int), tuple: (tuple, list)}.get(is_type, (is_type,))
         if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
-            wanted = f"{is_type.__name__} (default {default!r})"
-            raise ValueError(
-                f"parameter {name!r} of {where} is of type {wanted}, not {type(value).__name__}: {value!r}"
-            )
+            wanted, is_given = f"{is_type.__name__} (default {default!r})", type(value).__name__
+            raise ValueError(f"parameter {name!r} of {where} is of type {wanted}, not {is_given}: {value!r}")
     return given
 
 

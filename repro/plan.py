@@ -61,9 +61,8 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
     runs = runs.sort_values(["is_cpu", "device"]).drop_duplicates("job").dropna(subset="seconds")
     runs = runs[[*KIND, "class", "settings", "device", "seconds"]]
     wanted = [job | {"job": job["id"], "backbone": place(job)[-1], "settings": settings_text(job)} for job in jobs]
-    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "settings", "job"]).merge(
-        runs, on=KIND, suffixes=("", "_run")
-    )
+    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "settings", "job"])
+    pairs = pairs.merge(runs, on=KIND, suffixes=("", "_run"))
     pairs["is_alike"] = pairs["settings"] == pairs["settings_run"]
     pairs["is_of_class"] = pairs["class"] == pairs["class_run"]
     for column in ("is_alike", "is_of_class"):

@@ -115,10 +115,9 @@ def _heading(record):
 
 def _printed(records, own):
     """What a paper prints of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
-    same = records[
-        (records[["paper", *SAME]] == [own["row_paper"], own["row_paper"], *(own[n] for n in SAME[1:])]).all(axis=1)
-    ]
-    same = [line for line in same.to_dict("records") if line["published_classes"]]
+    place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
+    same = [line for line in records.to_dict("records") if [line[name] for name in ("paper", *SAME)] == place]
+    same = [line for line in same if line["published_classes"]]
     same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
     return {**same[0]["published_classes"], "mean": same[0]["published"]} if same else {}
 
