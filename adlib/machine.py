@@ -1,8 +1,4 @@
-"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory.
-
-device = machine.pick("auto")
-generator = machine.seed_everything(0, device)
-"""
+"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory."""
 
 import contextlib
 import hashlib
@@ -83,10 +79,7 @@ class Stopwatch:
 
 
 def ms_per_image(score: Callable[[Tensor], object], images: Tensor, batches: int = 4) -> float:
-    """Milliseconds an image that `score` takes on batches of 64, after one batch to warm up.
-
-    images: (N, ...) tensor on the device; with fewer than 64 images one batch of all of them is used.
-    """
+    """Milliseconds an image of (N, ...) that `score` takes in batches of 64 (or one of all), after one to warm up."""
     parts = images.split(SCORING_BATCH)[: batches + 1]
     timed = [part for part in parts if len(part) == len(parts[0])][:batches]
     score(parts[0])

@@ -51,10 +51,7 @@ def _counts(scores, is_anomalous):
 
 
 def roc_curve(scores: ArrayLike, is_anomalous: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve: false and true positive rates, float64 in [0, 1], from (0, 0) to (1, 1).
-
-    One point per distinct score, at or above which an image is called anomalous. Raises ValueError as `auroc` does.
-    """
+    """False and true positive rates in [0, 1], a point for each distinct score and (0, 0); raises as `auroc` does."""
     normal, anomalous = _counts(scores, is_anomalous)
     return normal / normal[-1], anomalous / anomalous[-1]
 

@@ -1,7 +1,4 @@
-"""The command line: `python -m repro --help` lists the commands, `python -m repro COMMAND --help` what each takes.
-
-`make` calls it too: `python -m repro make reproduce` finds make's words, PAPERS=two_stage, in the environment.
-"""
+"""The command line: `python -m repro --help`; for make too, whose words `python -m repro make TARGET` looks up."""
 
 import argparse
 import ast

@@ -1,9 +1,5 @@
 """The papers' claims, one by one: the sentence, what tests it, what came out, whether it holds.
 
-    checked = claims.check(claims.load())                        # a line for each claim, test and dataset
-    claims.table("two_stage")                                    # those of one paper, to be read in its notebook
-    claims.gains("patch_ae", "patchcore", ["auroc", "aupro"])    # its methods, each less this one
-
 The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are.
 """
 
@@ -70,10 +66,7 @@ def _at(table, place):
 
 
 def answer(checked: pd.DataFrame, paper: str) -> str:
-    """What came out on the question that a paper asks: yes, no, mixed or undecided, and the figures; '' without any.
-
-    checked: what `check` gives. *So far* stands before it unless all of them ran as the paper has it.
-    """
+    """What `check` found on a paper's question: yes, no, mixed or undecided, *so far* if indicative; '' without any."""
     asked = checked[(checked["paper"] == paper) & checked["answers"].astype(bool)]
     judged = asked[asked["ours"] != ""]
     if judged.empty:
@@ -108,10 +101,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper beside each other wherever both ran: mean difference, its interval, in how many classes above.
-
-    pairs: (a, b) for a less b; or b alone: each other method of the paper less b.
-    """
+    """Methods of a paper beside each other wherever both ran: (a, b) is a less b; b alone each other method less b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):

@@ -1,9 +1,4 @@
-"""What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts.
-
-printed = compare.published("two_stage")     # a line for each printed cell
-rows = compare.read_all()                    # a line for each result row that stands
-records = compare.compare(["two_stage"])     # a line for each printed number: ours beside it, and a verdict
-"""
+"""What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts."""
 
 import re
 from pathlib import Path
@@ -71,10 +66,7 @@ def counted(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def class_names(dataset: str, protocol: str = "official") -> list[str]:
-    """The classes a mean over `dataset` is over, of coil100 `data.COIL100_OBJECTS`; [] where that is not known.
-
-    In protocol superclass a paper takes some classes of CIFAR-100, and which they are it need not say.
-    """
+    """The classes a mean over `dataset` is over, of coil100 `data.COIL100_OBJECTS`; [] where that is not known."""
     from repro import data  # here, for it imports torch
 
     if protocol == "superclass":

@@ -1,8 +1,4 @@
-"""results/gallery: of each paper one execution on real data, as it was, without the traces of the machine it ran on.
-
-job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
-hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb, .png and .scores.csv.gz
-"""
+"""results/gallery: of each paper one execution on real data, as it was, without the traces of the machine it ran on."""
 
 import ast
 import base64
@@ -76,10 +72,7 @@ def pictures(notebook: Path, tag: str | None = None) -> Iterator[bytes]:
 
 
 def _execution(job):
-    """(notebook, a line about it) of the execution that gave the job's rows: of the run, or of the gallery's page.
-
-    (None, "") where there are no rows, where they come from another execution, and where the code has changed since.
-    """
+    """(notebook, line about it) of the execution by today's code that gave the job's rows: the run, or the page."""
     good = [row for row in rows.read(rows_path(RESULTS, job)) if (row["job"], row["status"]) == (job["id"], "ok")]
     if not good:
         return None, ""
@@ -126,10 +119,7 @@ def _write(path, executed, header):
 
 
 def cleaned(text: str, header: str) -> str:
-    """The text of an executed notebook with `header` as its first cell, without times, random ids and paths.
-
-    The same run on another machine gives the same bytes as far as its outputs do.
-    """
+    """The text of an executed notebook, with `header` as its first cell, without times, random ids and paths."""
     notebook = json.loads(text)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}

@@ -81,11 +81,7 @@ def parameters_of(notebook: str | Path) -> dict:
 
 
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
-    """What is injected into the notebook of a job.
-
-    ValueError unless each is one of the notebook's parameters and of its default's type: an int may be given for a
-    float, anything for None, a list for a tuple; a bool is no int.
-    """
+    """What is injected into a job's notebook; ValueError where that has no such parameter, or one of another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
     taken = [name for name in job["settings"] if name in given]
@@ -196,10 +192,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text (None: there is none, or half of one) and papermill's seconds inside its cells.
-
-    Raises OSError where it is there and cannot be read.
-    """
+    """Of an executed notebook its text (None: none, or half of one) and papermill's seconds in its cells. OSError."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
@@ -294,10 +287,7 @@ def set_environment(variables: dict[str, str]) -> None:
 
 
 def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
-    """What jobs and their kernels find in their environment, besides what the user's holds.
-
-    gpu: the one that they shall see, as CUDA_VISIBLE_DEVICES names it; None: those that this process sees.
-    """
+    """What jobs and kernels find in their environment; gpu: which one they shall see (None: as this process does)."""
     # a user's own choice stands, for all: two libraries with different counts fight for the cores
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)

@@ -1,7 +1,4 @@
-"""The plan of a sweep: which jobs are done and which are left, what they lack on this machine, how long they take.
-
-print(text(jobs(register, profile="quick"), "results"))     # runs nothing, downloads nothing, writes nothing
-"""
+"""The plan of a sweep: which jobs are done and which are left, what they lack here, how long they take."""
 
 import functools
 import os

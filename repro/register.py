@@ -1,9 +1,5 @@
 """The register, experiments.toml: which paper runs on which datasets, classes and seeds, with which settings.
 
-    register = load()
-    for job in jobs(register, papers=["two_stage"], datasets=["mnist"], classes=["8"], profile="quick"):
-        print(job["id"], job["dataset"], job["class"], job["seed"], job["settings"])
-
 A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others.
 What the register does not hold (other settings, seeds, classes, own images) is a trial: it may run, not into results/.
 """
@@ -30,10 +26,7 @@ Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds sett
 
 
 def load(path: str | Path | None = None) -> dict:
-    """The register as a dict, paper -> table; `path` None: experiments.toml of the checkout.
-
-    Raises FileNotFoundError, and ValueError for a file that is no TOML or holds an unknown key, profile or protocol.
-    """
+    """The register as a dict, paper -> table (None: experiments.toml). FileNotFoundError; ValueError for a bad key."""
     path = CHECKOUT / "experiments.toml" if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no register {path}")
@@ -141,10 +134,7 @@ def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile
 
 
 def all_ids(register: dict) -> set[str]:
-    """The ids of all jobs of the register, in every profile. Whatever is not in it is a trial, or stale.
-
-    Raises ValueError where two runs give one job two sets of settings.
-    """
+    """The ids of the register's jobs in every profile; ValueError where two runs give one job two sets of settings."""
     seen = {}
     for paper in register:
         for profile in PROFILES:

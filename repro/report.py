@@ -34,10 +34,7 @@ main { max-width: 75em; margin: auto; } summary { font-family: monospace; paddin
 
 
 def write(folder: Path | str) -> Path:
-    """Write the report of results/ into a folder; returns the path of its index.
-
-    Raises FileNotFoundError where there is no gallery, ValueError for an equation that is none.
-    """
+    """Write the report of results/ into a folder; returns its index. Raises FileNotFoundError without a gallery."""
     results = CHECKOUT / "results"
     gallery = [path for name in ("summary", *load()) if (path := results / "gallery" / f"{name}.ipynb").is_file()]
     if len(gallery) < 2 or gallery[0].stem != "summary":

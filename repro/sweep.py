@@ -1,9 +1,7 @@
-"""The sweep: jobs of the register -> a process each (`job.py`) -> result rows.
+"""The sweep: jobs of the register -> a process each (`job.py`) -> result rows, which only the parent writes.
 
-    report = reproduce(jobs(load(), profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
-
-A job whose process died is submitted again. Only the parent writes under `out`. A notebook may leave a file
-`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again.
+A job whose process died is submitted again. A notebook may leave a file `checkpoint.pt` beside its rows, as often as it
+likes: it finds the newest one there when its job is run again.
 """
 
 import contextlib
@@ -35,10 +33,7 @@ LONGEST = 150  # bytes of a file's name, of the 255 that file systems take: ther
 
 
 def notebook_path(out: str | Path, job: dict) -> Path:
-    """Where the executed notebook of a job stands under `out`.
-
-    A hash follows where the name is not all that tells the job: folder:PATH, odd characters, too many of them.
-    """
+    """Where a job's executed notebook stands under `out`; a hash follows where its name does not tell the job."""
     dataset = job["dataset"]
     if ":" in dataset:  # the last part of the path, since many end alike
         kind, path = dataset.split(":", 1)
@@ -64,10 +59,7 @@ def log_path(out: str | Path, job: dict) -> Path:
 
 
 def checkpoint_path(out: str | Path, job: dict) -> Path:
-    """Where the newest checkpoint of a job stands under `out` until its rows are in: beside its executed notebook.
-
-    The job's id is in its name, so that it serves no job with other settings.
-    """
+    """Where a job's newest checkpoint stands until its rows are in; its id is in the name, for it serves no other."""
     return notebook_path(out, job).with_suffix(f".{job['id']}.pt")
 
 

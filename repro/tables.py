@@ -1,8 +1,4 @@
-"""The pages that `make summary` writes: summary.md, classes.md, gaps.md and the tables of the README.
-
-tables.write_summary("results/notebooks/summary.ipynb", "results")     # the executed notebook makes its tables itself
-tables.write_classes("results"), tables.write_gaps("results"), tables.write_readme("README.md")
-"""
+"""The pages that `make summary` writes: summary.md, classes.md, gaps.md and the tables of the README."""
 
 import json
 import re

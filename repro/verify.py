@@ -1,8 +1,4 @@
-"""Jobs run again: the rows of before beside those of now.
-
-records = verify(jobs, "results", "build/verify")
-print(verify_text(records, jobs))
-"""
+"""Jobs run again: the rows of before beside those of now."""
 
 from pathlib import Path
 

@@ -81,10 +81,7 @@ def check_copy(both: list[Images], path: Path) -> None:
 
 
 def _views(folder: Path) -> tuple[dict[tuple[int, int], Path | zipfile.Path], Path]:
-    """{(label, angle): image}, and the folder or archive where they lie, the first of three that holds any.
-
-    Raises ValueError for an archive that is damaged or holds no views.
-    """
+    """{(label, angle): image}, and the folder or archive where they lie, the first of three that holds any."""
     for place in (folder / "coil-100", folder / "coil100", folder / ARCHIVE):
         views, is_archive = {}, place.name == ARCHIVE and place.is_file()
         try:

@@ -140,10 +140,7 @@ def one_class(
 
 
 def examples(split: OneClass, most: int = 5) -> list[int]:
-    """Indices of test images to show: two normal ones and the middle one of each of at most so many kinds of anomaly.
-
-    Kinds in the order of the test images; chosen by no score.
-    """
+    """Indices of test images to show: two normal ones, the middle one of each of the first `most` kinds of anomaly."""
     rows = {}
     for index, (kind, is_anomalous) in enumerate(zip(split.kind, split.is_anomalous.tolist(), strict=True)):
         rows.setdefault(kind if is_anomalous else None, []).append(index)
