@@ -36,9 +36,9 @@ START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
 LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
-# An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
-# the outputs of cells, and these are lost with it. And where Linux can do it (1 is PR_SET_PDEATHSIG), a kernel ends
-# with its parent at once: ipykernel looks for it once a second, and writes meanwhile into folders that are to go.
+# A crashing interpreter says where on the standard error that it was started with: the one that ipykernel puts in its
+# place is lost. And on Linux (1 is PR_SET_PDEATHSIG) a kernel ends with its parent at once: ipykernel looks for it once
+# a second, and writes meanwhile into folders that are to go.
 _LAUNCH = """\
 import ctypes, faulthandler, os, runpy, signal, sys
 faulthandler.enable(os.dup(2))
@@ -66,17 +66,15 @@ def parameters_of(notebook: str | Path) -> dict:
         raise ValueError(f"{notebook} has no cell tagged 'parameters'")
     defaults = {}
     for line in ast.parse("".join(tagged[0])).body:
-        try:
-            match line:
-                case ast.Expr(ast.Constant()):  # a docstring
-                    continue
-                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+        match line:
+            case ast.Expr(ast.Constant()):  # a docstring
+                continue
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                with contextlib.suppress(ValueError):
                     defaults[name] = ast.literal_eval(value)
                     continue
-        except ValueError:
-            pass
-        text = ast.unparse(line)
-        raise ValueError(f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {text!r}")
+        only = "only name = literal may stand in the cell tagged 'parameters'"
+        raise ValueError(f"{notebook}: {only}, not {ast.unparse(line)!r}")
     return defaults
 
 
@@ -84,8 +82,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
     """What is injected into a job's notebook; ValueError where that has no such parameter, or one of another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
-    taken = [name for name in job["settings"] if name in given]
-    if taken:
+    if taken := [name for name in job["settings"] if name in given]:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
     given |= job["settings"]
     defaults, where = parameters_of(notebook), Path(notebook).name
@@ -124,13 +121,10 @@ def run_job(job: dict, options: dict) -> dict:
         outcome |= {"rows": [], "error": last_line(error), "log": _ANSI.sub("", str(error))[-LOG_MOST:]}
     with contextlib.suppress(OSError):
         outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
-    try:
-        outcome |= _of_notebook(executed)
-        if outcome["notebook"] is None and outcome["error"] is None:
-            outcome["error"] = "the notebook ran to its end but is not to be found, or only half of it"
-    except OSError as error:
-        outcome["error"] = outcome["error"] or last_line(error)
-    return outcome | {"seconds": time.monotonic() - started}
+    outcome |= _of_notebook(executed) | {"seconds": time.monotonic() - started}
+    if outcome["notebook"] is None:
+        outcome["error"] = outcome["error"] or "the notebook ran to its end but cannot be read, or only half of it"
+    return outcome
 
 
 def settings_text(job: dict) -> str:
@@ -192,11 +186,11 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text (None: none, or half of one) and papermill's seconds in its cells. OSError."""
+    """Of an executed notebook its text (None: none can be read, or half of it) and papermill's seconds in cells."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {"notebook": None, "cell_seconds": 0.0}
     seconds = sum(cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells)
     return {"notebook": text, "cell_seconds": seconds}
@@ -204,9 +198,7 @@ def _of_notebook(path):
 
 def failure(error: str, work: str | Path) -> dict:
     """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
-    with contextlib.suppress(OSError):
-        return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
-    return _EMPTY | {"error": error}
+    return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
 
 
 def last_line(error: BaseException) -> str:
