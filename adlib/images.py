@@ -1,11 +1,4 @@
-"""Image files read and resized, and what several papers do to a batch, on whatever device it lies.
-
-image = images.read("photo.jpg")             # uint8 (1 or 3, H, W)
-x = images.to_float(uint8_batch)             # [-1, 1]
-x4, turns = images.rotations(x)              # all four quarter turns, and which is which
-x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
-patches = images.cut_patches(x, 64)
-"""
+"""Image files read and resized, and what several papers do to a batch, on whatever device it lies."""
 
 import io
 import math

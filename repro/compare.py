@@ -135,9 +135,6 @@ def t_quantile(n: int) -> float:
     return float(stdtrit(n - 1, 0.975))
 
 
-# ---- printed beside ours -------------------------------------------------------------------------------------------
-
-
 def compare(
     papers: list[str] | None = None,
     results_dir: Folder = None,

@@ -1,4 +1,4 @@
-"""What a sweep shows while it runs: bars where stderr is a terminal, else a line for each job and one now and then.
+"""What a sweep shows: bars where stderr is a terminal, else a line for each job and one now and then.
 
 A running job is a dict: number (of its slot), job, since (`time.monotonic()`), progress (of `rows.progress`, or None).
 """

@@ -39,10 +39,9 @@ def is_there(job: dict) -> bool:
 
 
 def hang(job: dict, licence: str) -> Path:
-    """Write the executed notebook of a job, cleaned, its scores, and the picture of its cell tagged `cover`.
+    """Write a job's executed notebook, cleaned, unless its page shows it already, its scores, and its cell `cover`.
 
-    A page that shows the execution already stays as it is. Returns the notebook's path. Raises ValueError if it is too
-    big, and for a job without an execution (see `is_there`).
+    Returns the notebook's path. Raises ValueError if it is too big, and for a job without an execution (`is_there`).
     """
     path, (notebook, about) = _page(job["paper"]), _execution(job)
     if notebook is None:

@@ -95,12 +95,12 @@ def jobs(
         raise ValueError(f"the register holds no job {where} and protocol {by}; its protocols there: {there}")
     paths = [name.partition(":") for name in own]  # made absolute: kernels run elsewhere
     run = {"datasets": [f"{kind}:{Path(path).expanduser().resolve()}" for kind, _, path in paths]}
+    run["protocols"] = protocols or ["official"]
     for paper in papers if own else []:
-        given, alike = register[paper].get("own", {}), {}
-        for like in reversed(_runs(register[paper], profile)):
-            alike = like.get("settings", {}) if given.get("like") in like["datasets"] else alike
-        settings_of_own = {**alike, **given.get("settings", {})}
-        cells += cells_of(paper, {**run, "protocols": protocols or ["official"], "settings": settings_of_own})
+        table = register[paper].get("own", {})
+        alike = (run for run in _runs(register[paper], profile) if table.get("like") in run["datasets"])
+        given = {**next(alike, {}).get("settings", {}), **table.get("settings", {})}
+        cells += cells_of(paper, {**run, "settings": given})
     if backbones:
         there = dict.fromkeys(cell.settings["backbone"] for cell in cells if "backbone" in cell.settings)
         _choose(backbones, there, f"backbone {where}")
@@ -108,9 +108,11 @@ def jobs(
 
     from repro import data  # imports torch: not before it is known that there is something to run
 
-    for number, cell in enumerate(cells):
-        data.check_protocol(cell.dataset, cell.protocol)
-        cells[number] = cell._replace(classes=_classes(cell.dataset, cell.classes))
+    for number, (_, name, protocol, normals, *_) in enumerate(cells):
+        data.check_protocol(name, protocol)
+        names = data.class_names(name)
+        normals = names if normals == "all" else [names[data.class_index(name, normal)] for normal in normals]
+        cells[number] = cells[number]._replace(classes=normals)
     wanted = _named_classes(list(dict.fromkeys(cell.dataset for cell in cells)), classes or [])
     held_classes = {(cell.dataset, normal) for cell in cells for normal in cell.classes}
     held_seeds = {seed for cell in cells for seed in cell.seeds}
@@ -136,11 +138,10 @@ def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile
 def all_ids(register: dict) -> set[str]:
     """The ids of the register's jobs in every profile; ValueError where two runs give one job two sets of settings."""
     seen = {}
-    for paper in register:
-        for profile in PROFILES:
-            for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
-                if seen.setdefault(place(made), made["id"]) != made["id"]:
-                    raise ValueError(f"the register gives {describe(made)} twice, with different settings")
+    for paper, profile in itertools.product(register, PROFILES):
+        for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
+            if seen.setdefault(place(made), made["id"]) != made["id"]:
+                raise ValueError(f"the register gives {describe(made)} twice, with different settings")
     return set(seen.values())
 
 
@@ -180,27 +181,19 @@ def _runs(table, profile):
     return [run for run in table.get("runs", []) if profile in run.get("profiles", ["quick", "paper"])]
 
 
-def _classes(dataset, wanted):
-    """The wanted classes, or all of them, by the names of `data`."""
-    from repro import data
-
-    names = data.class_names(dataset)
-    return names if wanted == "all" else [names[data.class_index(dataset, normal)] for normal in wanted]
-
-
 def _named_classes(datasets, classes):
-    """dataset -> the wanted classes that it has; a class that none of them has is a ValueError."""
+    """dataset -> the wanted classes that it has, each once; a class that none of them has is a ValueError."""
     from repro import data
 
-    named = {name: [] for name in datasets}
-    for wanted in dict.fromkeys(classes):
+    named = {name: {} for name in datasets}
+    for wanted in classes:
         errors = []
         for name in datasets:
             # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
             if name == "coil100" and any(wanted in data.class_names(other) for other in datasets if other != name):
                 continue
             try:
-                named[name] += [normal for normal in _classes(name, [wanted]) if normal not in named[name]]
+                named[name][data.class_names(name)[data.class_index(name, wanted)]] = None
             except ValueError as error:
                 errors.append(error)
         if len(errors) == len(datasets):

@@ -1,10 +1,7 @@
 """Result rows: one CSV per paper, one line per method and job; written whole or not at all, and merged under a lock.
 
-    lines = [rows.row(paper="two_stage", method="cae", dataset="mnist", class_="8", seed=0, auroc=0.93, ...)]
-    rows.save(out_dir, lines, {"index": range(n), "kind": kind, "is_anomalous": is_anomalous, "cae": scores})
-    rows.merge("results/two_stage.csv", lines)     # in the sweep; the two above at the end of a notebook
-
-A row is a dict of text; what does not apply is empty.
+A row is a dict of text; what does not apply is empty. A notebook makes rows by `row` and leaves them by `save`; the
+sweep puts them into results/ by `merge`.
 """
 
 import contextlib
@@ -130,11 +127,7 @@ def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss:
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a result file as dicts of text; [] where there is no such file.
-
-    Raises ValueError, naming file and line, as `read_table` does, and for a value that its column cannot hold, a row
-    without its key or with another's.
-    """
+    """The rows of a result file as dicts of text, [] without one. Raises ValueError naming a line that is none."""
     rows = {}
     for number, cells in read_table(path, COLUMNS, COLUMNS[: -len(_YOUNGER)]) if os.path.exists(path) else []:
         _check(cells, f"{path}, line {number}")

@@ -208,10 +208,10 @@ def _carry(source, target):
 
 
 def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
-    """Write what a job gave under `out`: notebook, scores and rows, all of them or none (see `rows.merge`).
+    """Write what a job gave under `out`, notebook, scores and rows, all of them or none (see `rows.merge`).
 
-    A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is, and its
-    checkpoint too. In results/ a job that was run on stand-ins counts as failed.
+    A failed job leaves a failed row and NAME.failed.ipynb, beside what an earlier success left, and its checkpoint. In
+    results/ a job that was run on stand-ins counts as failed.
     """
     path = notebook_path(out, job)
     failed, checkpoint = path.with_suffix(".failed.ipynb"), checkpoint_path(out, job)

@@ -142,7 +142,7 @@ def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
 
 
 def headline(register: dict, results_dir: compare.Folder = None) -> str:
-    """What each paper asks, what it printed of its own method, what came out, and how it was run, as Markdown.
+    """What each paper asks and printed of its own method, what came out, and how it was run, as Markdown.
 
     One line for each printed number with rows; the others are named below the table. Where nothing else ran of the own
     method on a dataset, the same with another backbone than the printed one stands in.

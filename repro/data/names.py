@@ -53,15 +53,13 @@ def parse(name: str) -> tuple[str, Path | None]:
 
 
 def class_names(name: str) -> list[str]:
-    """The classes of a dataset that can be normal: of a known dataset all (nothing is read), of folder: and npz: those
-    with training images. Raises ValueError for an unknown name, FileNotFoundError for a missing path."""
+    """The classes of a dataset that can be normal: all of a known one, of one's own those with training images."""
     kind, path = parse(name)
     return own.class_names(kind, path) if path else list(CLASS_NAMES[name])
 
 
 def class_index(name: str, wanted: object) -> int:
-    """The place of class `wanted` in `class_names(name)`; official names are accepted too ("airplane", "T-shirt/top",
-    "0 - zero"), of coil100 plain numbers, upper and lower case alike. Raises ValueError listing the choices."""
+    """The place of class `wanted`, by whatever name it goes ("airplane"), in `class_names(name)`. Raises ValueError."""
     return find(class_names(name), wanted, name)
 
 
