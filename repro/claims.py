@@ -213,14 +213,11 @@ def _cheaper(paper, a, b, rows):
     return name, f"{ratio:.2f} times, median of {n}", word if is_whole else f"indicative: {word}; {n}, quick"
 
 
-def _backbone(line):
-    return f" ({line['weights']})" if line["weights"] else ""
-
-
 def _printed(paper, metric, records):
     records = records[(records["paper"] == paper) & (records["method"] == paper) & (records["metric"] == metric)]
     record = records.sort_values("n_seeds", key=lambda n: n == 0, kind="stable").iloc[0]  # a backbone that ran
-    name = f"printed {NAMES[metric]}{_backbone(record)} {record['published']:.3f}"
+    backbone = f" ({record['weights']})" if record["weights"] else ""
+    name = f"printed {NAMES[metric]}{backbone} {record['published']:.3f}"
     return name, record["ours"], record["verdict"]
 
 
@@ -232,5 +229,6 @@ def _in_print(paper, test, cells):
     who = "beside it" if "beside" in test else "best of the others"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
     word = "holds" if own["value"] > best["value"] else "does not hold"
-    ours = f"printed: {own['value']:.4g}{_backbone(own)}, {who} {best['method']} {best['value']:.4g}"
+    backbone = f" ({own['weights']})" if own["weights"] else ""
+    ours = f"printed: {own['value']:.4g}{backbone}, {who} {best['method']} {best['value']:.4g}"
     return f"its table's {what}, {NAMES[metric]}", ours, f"{word} in its own table"

@@ -17,8 +17,7 @@ from repro.sweep import outstanding, rows_path
 WIDTH = 120  # of what is printed below the table
 N_DEVICES = 3  # columns of the table
 N_NAMED = 8  # classes named on one line
-# what two jobs share where one tells of the other's time
-KIND = ["paper", "dataset", "protocol", "profile", "backbone"]
+KIND = ["paper", "dataset", "protocol", "profile", "backbone"]  # shared where one job tells of the other's time
 
 
 def missing(jobs: list[dict]) -> list[dict]:
@@ -96,12 +95,14 @@ def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = 
     last = [f"to run {'it' if len(todo) == 1 else f'these {len(todo)}'}: {command}" if todo else "nothing to run"]
     if stale and not force:
         last.append(f"{len(stale)} stale: their rows are of other settings; FORCE=1 (--force) runs them again")
-    blocks = [_table(jobs, done, stale, todo, known, devices[:N_DEVICES]), _wrapped(notes), _needs(todo), last]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    style = {"width": WIDTH, "subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    blocks = ["\n".join(textwrap.fill(text, **style) for text in block) for block in (notes, _needs(todo))]
+    table = _table(jobs, done, stale, todo, known, devices[:N_DEVICES])
+    return "\n\n".join(filter(None, [table, *blocks, "\n".join(last)]))
 
 
 def _table(jobs, done, stale, todo, known, devices):
-    """Its lines: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
+    """As text: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
     labels = ["paper", "dataset", "protocol"]
     frame = pd.DataFrame(jobs, columns=["paper", "dataset", "protocol", "settings", "id"]).rename(columns={"id": "job"})
     frame["paper"] += [f" {given.get('backbone', '')}".rstrip() for given in frame["settings"]]
@@ -117,17 +118,16 @@ def _table(jobs, done, stale, todo, known, devices):
     table = table.reset_index()
     for label in labels:
         table[label] = table[label].str.ljust(table[label].str.len().max())
-    return table.to_string(index=False, justify="left").splitlines()
+    return table.to_string(index=False, justify="left")
 
 
 def _hours(left):
     """'0.4 h', '~0.4 h for 9, 3 unknown' or '3 unknown', of jobs to run with their seconds; where NaN, unknown."""
     known = left.dropna(subset="seconds")
     hours, n_unknown = known["seconds"].sum() / 3600, len(left) - len(known)
-    told = f"{'' if known['is_alike'].all() else '~'}{'<0.1' if hours < 0.05 else f'{hours:.1f}'} h"
-    if not n_unknown:
-        return told
-    return f"{told} for {len(known)}, {n_unknown} unknown" if len(known) else f"{n_unknown} unknown"
+    text = f"{'' if known['is_alike'].all() else '~'}{'<0.1' if hours < 0.05 else f'{hours:.1f}'} h"
+    text += f" for {len(known)}, " * bool(n_unknown)
+    return text * bool(len(known)) + f"{n_unknown} unknown" * bool(n_unknown)
 
 
 def _needs(todo):
@@ -143,9 +143,4 @@ def _needs(todo):
         name = f"{name} {', '.join(normal for normal, _ in entries[:N_NAMED])}{more}".strip()
         # where ADLIB_DATA points to is said once, not with each
         lines.append(f"  {name}, for {n_jobs} job{'s' * (n_jobs > 1)}: {how.replace(f' (now {root})', '')}")
-    return _wrapped(lines or ["data and weights are all here"] * bool(todo))
-
-
-def _wrapped(paragraphs):
-    style = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, **style)]
+    return lines or ["data and weights are all here"] * bool(todo)

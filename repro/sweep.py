@@ -179,12 +179,15 @@ def _run(jobs, n_jobs, begin, show, out):
 
 def _follow(task, out):
     """Read what a running job says of itself; into its log once a minute, and when it begins something else."""
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):  # none yet
+    try:
         progress = json.loads(Path(task["work"], "progress.json").read_text(encoding="utf-8"))
-        text, before, task["progress"] = progress_text(progress), task["progress"], progress
-        if before is None or before["what"] != progress["what"] or time.monotonic() - task["noted"] >= NOTE_EVERY:
-            _note(out, task["job"], text)
-            task["noted"] = time.monotonic()
+        text, before = progress_text(progress), task["progress"]
+    except (OSError, ValueError, KeyError, TypeError):  # none yet
+        return
+    task["progress"] = progress
+    if before is None or before["what"] != progress["what"] or time.monotonic() - task["noted"] >= NOTE_EVERY:
+        _note(out, task["job"], text)
+        task["noted"] = time.monotonic()
 
 
 def _note(out, job, *texts):
@@ -224,10 +227,8 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
         files = {failed: outcome["notebook"].encode()} if outcome["notebook"] else {}
         rows.merge(rows_path(out, job), [rows.row(**row)], files)
         return
-    files = {path: outcome["notebook"].encode()}
-    if outcome["scores"] is not None:
-        files[scores_path(out, job)] = outcome["scores"]
-    rows.merge(rows_path(out, job), outcome["rows"], files)
+    scores = {} if outcome["scores"] is None else {scores_path(out, job): outcome["scores"]}
+    rows.merge(rows_path(out, job), outcome["rows"], {path: outcome["notebook"].encode(), **scores})
     for leftover in (failed, checkpoint, checkpoint.with_name(f"{checkpoint.name}.tmp")):
         leftover.unlink(missing_ok=True)
 
