@@ -1,7 +1,4 @@
-"""The one place that imports torchvision: `torchvision = import_torchvision()`.
-
-Only code that needs torchvision calls this, so that a job which reads prepared data does not pay for the import.
-"""
+"""The one place that imports torchvision, when it is called, for a job that reads prepared data does without."""
 
 import sys
 from types import ModuleType

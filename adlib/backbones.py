@@ -86,10 +86,9 @@ def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -
 
 
 def there(backbone: str) -> Path | None:
-    """The file that `load(backbone, "imagenet")` finds on this machine, by its name; None where there is none.
+    """The file by whose name `load(backbone, "imagenet")` finds weights on this machine, or None; ValueError: unknown.
 
-    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's; a file
-    of any other name counts, though `load` may find its checksum unknown. Raises ValueError for an unknown backbone.
+    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's.
     """
     _check(backbone)
     known = tuple(f"-{digits[:8]}" for digits in IMAGENET_SHA256[backbone])

@@ -3,9 +3,6 @@
     score = baselines.ocsvm(pixels(train), nu=0.1, gamma="scale")     # fitted on normal images alone
     scores = score(pixels(test))                                      # (M,), high = anomalous
 
-    detect = baselines.pixel_autoencoder(train, loss="ssim", epochs=200)
-    maps, reconstructions = detect(test)                              # (M, H, W), high = anomalous
-
 Each function but the last takes the training pixels (N, D), float32 in [0, 1], and returns a function from test pixels
 (M, D) to scores (M,); those of `pca` and `mean_image` give each pixel's error too. These run on the CPU. The
 autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
@@ -53,10 +50,7 @@ def ocsvm(train: Tensor, nu: float = 0.1, gamma: float | str = "scale", distance
 
 
 def pca(train: Tensor, variance: float = 0.95) -> Score:
-    """Squared error after projection on the leading principal components that keep `variance` of the total.
-
-    The score is the mean over pixels; `per_pixel=True` gives the errors themselves, (M, D).
-    """
+    """Squared error off the leading principal components that keep `variance`: mean, or `per_pixel=True` (M, D)."""
     mean = train.mean(0)
     centred = train - mean
     few = len(train) < train.shape[1]  # then the smaller N x N matrix, of the same eigenvalues

@@ -1,9 +1,7 @@
 """CutPaste (Li, Sohn, Yoon, Pfister 2021): artificial defects, a piece of an image pasted elsewhere into the image.
 
-    augmented, mask = cutpaste.augment(x, generator, patch=1/3, scar=1/3)      # one image in three stays as it is
-
-The whole batch is drawn at once, on its device. Where the two public programs (Runinho/pytorch-cutpaste and
-LilitYolyan/CutPaste) part from each other or from this, a comment says so.
+Where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) part from each other or from this, a
+comment says so.
 """
 
 import math

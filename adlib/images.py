@@ -1,11 +1,4 @@
-"""Image files read and resized, and what several papers do to a batch, on whatever device it lies.
-
-image = images.read("photo.jpg")             # uint8 (1 or 3, H, W)
-x = images.to_float(uint8_batch)             # [-1, 1]
-x4, turns = images.rotations(x)              # all four quarter turns, and which is which
-x = images.random_rotation(x, -45, 45, rng)  # each by an angle of its own
-patches = images.cut_patches(x, 64)
-"""
+"""Image files read and resized, and what several papers do to a batch, on whatever device it lies."""
 
 import io
 import math
@@ -94,10 +87,7 @@ def rotations(x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def random_crop_flip(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Each image shifted by up to `padding` pixels (edges filled with zeros) and mirrored with probability one half.
-
-    x: (N, C, H, W). The whole batch is gathered at once; `generator` (on x's device) draws shifts and flips.
-    """
+    """x (N, C, H, W), each shifted by up to `padding` pixels (zeros come in) and mirrored with probability one half."""
     n, _, height, width = x.shape
     padded = F.pad(x, [padding] * 4)
     draw = lambda high: torch.randint(high, (n, 1), generator=generator, device=x.device)  # noqa: E731
@@ -110,10 +100,7 @@ def random_crop_flip(x: Tensor, padding: int, generator: torch.Generator) -> Ten
 
 
 def rotate(x: Tensor, clockwise: Tensor) -> Tensor:
-    """Each image turned about its centre by `clockwise` degrees (N,), bilinear; what comes in repeats its edge.
-
-    x: (N, C, H, W) float. Negative angles turn counter-clockwise.
-    """
+    """x (N, C, H, W) float, each turned clockwise by so many degrees (N,), bilinear; what comes in repeats its edge."""
     _, _, height, width = x.shape
     centre = ((width - 1) / 2, (height - 1) / 2)
     grid = _turned_grid((height, width), clockwise.to(x.dtype), centre, (height, width))
@@ -179,10 +166,7 @@ def _turned_grid(sides, clockwise, centre, source_sides):
 
 
 def cut_patches(x: Tensor, size: int) -> Tensor:
-    """The patches of `size` px that tile each image: (N, C, H, W) -> (N * P, C, size, size), row by row.
-
-    Image by image: those of the first come first. Raises ValueError where the images are no multiple of `size`.
-    """
+    """The tiles of `size` px of each image, row by row: (N, C, H, W) -> (N * P, C, size, size). Raises ValueError."""
     n, channels, height, width = x.shape
     if height % size or width % size:
         raise ValueError(f"images of {height} x {width} px cannot be cut into patches of {size} px")

@@ -1,8 +1,4 @@
-"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory.
-
-device = machine.pick("auto")
-generator = machine.seed_everything(0, device)
-"""
+"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory."""
 
 import contextlib
 import hashlib
@@ -83,10 +79,7 @@ class Stopwatch:
 
 
 def ms_per_image(score: Callable[[Tensor], object], images: Tensor, batches: int = 4) -> float:
-    """Milliseconds an image that `score` takes on batches of 64, after one batch to warm up.
-
-    images: (N, ...) tensor on the device; with fewer than 64 images one batch of all of them is used.
-    """
+    """Milliseconds an image of (N, ...) that `score` takes in batches of 64 (or one of all), after one to warm up."""
     parts = images.split(SCORING_BATCH)[: batches + 1]
     timed = [part for part in parts if len(part) == len(parts[0])][:batches]
     score(parts[0])
@@ -105,10 +98,7 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object:
-    """What `torch.save` wrote to a file, tensors on `device`. What would run code when it is read is refused.
-
-    Raises ValueError naming the file where it is damaged, or holds more than tensors and plain values.
-    """
+    """What `torch.save` wrote to a file: plain tensors and values. ValueError names a file that is none, or more."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
@@ -124,10 +114,7 @@ def pack(run: dict, state: dict) -> bytes:
 
 
 def unpack(content: bytes, run: dict, device: torch.device | str = "cpu") -> dict:
-    """The state in the bytes that `pack` gave, tensors on `device`; nothing in them is executed.
-
-    Raises ValueError where the bytes are damaged or cut off, and where they are of another run, naming what differs.
-    """
+    """The state in the bytes of `pack`, tensors on `device`; ValueError for damaged bytes and those of another run."""
     if hashlib.sha256(content[32:]).digest() != content[:32]:
         raise ValueError("it is damaged or cut off")
     try:

@@ -1,9 +1,5 @@
 """How well scores tell anomalous images from normal ones. Scores are high for anomalous images, ties count one half.
 
-    auroc(scores, is_anomalous)              # 0.973
-    fpr, tpr = roc_curve(scores, is_anomalous)
-    localisation(maps, masks)                # {"pixel_auroc": 0.981, "aupro": 0.935}
-
 NumPy arrays, torch tensors (on any device) and plain lists are taken alike. Everything sorts once.
 """
 
@@ -51,10 +47,7 @@ def _counts(scores, is_anomalous):
 
 
 def roc_curve(scores: ArrayLike, is_anomalous: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
-    """The ROC curve: false and true positive rates, float64 in [0, 1], from (0, 0) to (1, 1).
-
-    One point per distinct score, at or above which an image is called anomalous. Raises ValueError as `auroc` does.
-    """
+    """False and true positive rates in [0, 1], a point for each distinct score and (0, 0); raises as `auroc` does."""
     normal, anomalous = _counts(scores, is_anomalous)
     return normal / normal[-1], anomalous / anomalous[-1]
 
@@ -72,10 +65,7 @@ def auroc(scores: ArrayLike, is_anomalous: ArrayLike) -> float:
 
 
 def balanced_accuracy(scores: ArrayLike, is_anomalous: ArrayLike) -> float:
-    """The largest (TPR + TNR) / 2 over all thresholds, in [0.5, 1]: the threshold is chosen on the scores themselves.
-
-    Takes and raises what `auroc` does. With B this number, 2B - 1 <= AUROC <= 1 - 2(1 - B)^2.
-    """
+    """The largest (TPR + TNR) / 2 over all thresholds, chosen on the scores themselves, in [0.5, 1]; see `auroc`."""
     fpr, tpr = roc_curve(scores, is_anomalous)
     return float((1 + (tpr - fpr).max()) / 2)
 

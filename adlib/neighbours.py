@@ -1,8 +1,4 @@
-"""Exact nearest neighbours, and a greedy coreset to search in, both in bounded memory.
-
-picks = neighbours.coreset(vectors, n=2140, generator=generator)
-distances, indices = neighbours.nearest(queries, vectors[picks], k=1)
-"""
+"""Exact nearest neighbours, and a greedy coreset to search in, both in bounded memory."""
 
 from collections.abc import Callable
 

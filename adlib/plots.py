@@ -1,7 +1,4 @@
-"""Every picture that more than one notebook draws. Each function draws on new axes and returns the figure.
-
-plots.image_rows({"input": x, "error": errors}, titles=kind)
-"""
+"""Every picture that more than one notebook draws. Each function draws on new axes and returns the figure."""
 
 import io
 import textwrap

@@ -1,12 +1,8 @@
-"""The command line: `python -m repro --help` lists the commands, `python -m repro COMMAND --help` what each takes.
-
-    python -m repro run --papers two_stage --datasets mnist --classes 8,2 --seeds 0 --profile quick --jobs 2
-
-`make` calls it too: `python -m repro make reproduce` finds make's words, PAPERS=two_stage, in the environment.
-"""
+"""The command line: `python -m repro --help`; for make too, whose words `python -m repro make TARGET` looks up."""
 
 import argparse
 import ast
+import contextlib
 import difflib
 import os
 import re
@@ -18,7 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adlib.__main__ import Parser
-from repro import register
+from repro import cluster, register, rows, sweep
+from repro import gallery as rooms
+from repro import job as runner
 from repro.register import CHECKOUT, describe
 
 
@@ -39,7 +37,7 @@ def main(argv: list[str]) -> int:
             hint = "".join(f" (did you mean {name} ?)" for name in near)
             raise ValueError(f"unknown word {strange[0]}{hint}; {args.command} takes {', '.join(known)}")
         args.again = again
-        return args.function(args)
+        return args.function(args) or 0
     except (ValueError, OSError, RuntimeError) as error:  # OSError: no such file, no room, no right to write
         said = re.sub(r"(?<!\S)--([a-z]+)", lambda match: match[1].upper(), str(error)) if is_make else error
         print(f"adlib: {said}", file=sys.stderr)
@@ -50,15 +48,11 @@ def main(argv: list[str]) -> int:
 
 
 def from_make(target: str, environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """(the command and options that a target of the Makefile and its words stand for, the make command that runs it).
-
-    An empty value counts as not given, as make hands it on.
-    """
+    """(command and options for a target and its words, not counting empty ones; the make command that runs it)."""
     given = {name.removeprefix(FROM_MAKE): text for name, text in environment.items() if name.startswith(FROM_MAKE)}
-    words = {name: text.strip() for name, text in sorted(given.items()) if text.strip()}
-    options = [f"--{name.lower()}={text}" for name, text in words.items()]
-    again = shlex.join(["make", "reproduce", *(f"{name}={text}" for name, text in words.items())])
-    return ["run" if target == "reproduce" else target, *options], again
+    words = [(name, text.strip()) for name, text in sorted(given.items()) if text.strip()]
+    again = shlex.join(["make", "reproduce", *map("=".join, words)])
+    return ["run" if target == "reproduce" else target, *(f"--{name.lower()}={text}" for name, text in words)], again
 
 
 def names(text: str) -> list[str]:
@@ -81,31 +75,27 @@ def whole_numbers(text: str) -> list[int]:
 
 def settings(text: str) -> list[tuple[str, object]]:
     """'a=1,b=x' -> [("a", 1), ("b", "x")]: Python literals, true and false, and else text."""
-    found = []
+    pairs = []
     for part in re.split(r",(?=\s*\w+\s*=)", text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
             raise argparse.ArgumentTypeError(f"takes name=value, separated by commas, not {part!r}")
-        try:
-            found.append((name, ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))))
-        except (ValueError, SyntaxError):
-            found.append((name, value))
-    return found
+        with contextlib.suppress(ValueError, SyntaxError):  # else it is text
+            value = ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))
+        pairs.append((name, value))
+    return pairs
 
 
-def plan(args: argparse.Namespace) -> int:
+def plan(args: argparse.Namespace) -> None:
     """what run with the same words would run: jobs, hours, missing data; runs nothing"""
-    from repro import plan as plans
+    from repro import plan as plans  # imports pandas, as those below
 
     jobs, out, _ = _chosen(args)
     print(plans.text(jobs, out, force=args.force == "1", command=args.again))
-    return 0
 
 
 def run(args: argparse.Namespace) -> int:
     """run the jobs of experiments.toml that have no rows yet"""
-    from repro import cluster, sweep
-
     jobs, out, options = _chosen(args)
     options["force"] = args.force == "1"
     if not args.scheduler:
@@ -118,7 +108,6 @@ def run(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """run jobs again that have rows, and set old beside new; wants papers, datasets or classes"""
-    from repro import sweep
     from repro import verify as again
 
     if not (args.papers or args.datasets or args.classes):
@@ -134,7 +123,7 @@ def verify(args: argparse.Namespace) -> int:
     return 1 if records["verdict"].isin(["outside", "missing"]).any() else 0
 
 
-def summary(args: argparse.Namespace) -> int:
+def summary(args: argparse.Namespace) -> None:
     """set the rows beside what the papers print: summary.md, and for results/ the README's tables"""
     from repro import tables
 
@@ -150,14 +139,10 @@ def summary(args: argparse.Namespace) -> int:
     first = next((section for section in sections if "\n|" in section), sections[0]).splitlines()
     print("\n".join([first[0], *(line.lstrip("# ") for line in first[1:] if line.startswith(("|", "#")))]))
     print(f"\nall of it: {_shown(out / 'summary.md')}, with pictures: {_shown(out / 'notebooks' / 'summary.ipynb')}")
-    return 0
 
 
-def gallery(args: argparse.Namespace) -> int:
+def gallery(args: argparse.Namespace) -> int | None:
     """one executed notebook of each paper, and the summary, in results/gallery"""
-    from repro import gallery as rooms
-    from repro import sweep
-
     book = register.load()
     jobs = [rooms.choose(book, paper) for paper in args.papers or [name for name in book if "gallery" in book[name]]]
     missing = [job for job in jobs if not rooms.is_there(job)]
@@ -167,22 +152,17 @@ def gallery(args: argparse.Namespace) -> int:
     for job in jobs:
         print(_shown(rooms.hang(job, book[job["paper"]]["gallery"].get("licence", ""))))
     print(_shown(rooms.hang_summary()))
-    return 0
 
 
-def report(args: argparse.Namespace) -> int:
+def report(args: argparse.Namespace) -> None:
     """summary and gallery as HTML (build/report)"""
     from repro import report as pages
 
     print(f"{_shown(pages.write(Path(args.out or BUILD / 'report').expanduser()))}: open it in any browser")
-    return 0
 
 
 def demo(args: argparse.Namespace) -> int:
     """every notebook on embedded data, into build/demo, and the summary of it"""
-    from repro import gallery as rooms
-    from repro import rows, sweep
-
     started, out = time.monotonic(), BUILD / "demo"
     done = sweep.reproduce(register.jobs(register.load(), profile="demo"), out, force=True, **_places(args))
     code, _ = _close(done, out), summary(argparse.Namespace(out=out))
@@ -211,20 +191,19 @@ def _jobs(args, profile, **more):
 
 def _of_profiles(args):
     """The jobs of the profile that is asked for, else of quick and paper, of which one may lack them."""
-    jobs = []
-    for profile in [args.profile] if args.profile else ["quick", "paper"]:
-        try:
-            jobs += _jobs(args, profile)
-        except ValueError:
-            if profile == (args.profile or "paper") and not jobs:
-                raise
-    return jobs
+    if args.profile:
+        return _jobs(args, args.profile)
+    try:
+        quick = _jobs(args, "quick")
+    except ValueError:
+        return _jobs(args, "paper")
+    with contextlib.suppress(ValueError):
+        quick += _jobs(args, "paper")
+    return quick
 
 
 def _chosen(args):
     """(jobs, folder for their rows, `_places`) as the words of plan and run choose them; all words are checked."""
-    from repro import job as runner
-
     if args.resources and not args.scheduler:
         raise ValueError("--resources are those of a cluster's workers: give --scheduler too")
     if args.scheduler and args.gpus:
@@ -239,8 +218,6 @@ def _chosen(args):
 
 def _places(args):
     """What --jobs, --device and --gpus mean for `sweep.reproduce`, as keyword arguments."""
-    from repro import job as runner
-
     if args.jobs is not None and args.jobs < 1:
         raise ValueError("--jobs is at least 1")
     if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):  # the notebook finds out whether it is there
@@ -259,8 +236,7 @@ def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
     trial = next((describe(job) for job in jobs if job["id"] not in ids or job["profile"] == "demo"), None)
     if wanted is None and trial:
         print(f"a trial, written under build/trial: {trial} is not for results/")
-        return BUILD / "trial"
-    out = Path(wanted or RESULTS).expanduser().resolve()
+    out = Path(wanted or (BUILD / "trial" if trial else RESULTS)).expanduser().resolve()
     if trial and out == RESULTS:
         only = "results/ holds only what experiments.toml holds, and no demo"
         raise ValueError(f"{only}; {trial} is something else: leave --out away, or name another folder")
@@ -280,7 +256,6 @@ def _close(done, out):
 
 def _run_summary(out):
     """Execute summary.ipynb for the rows under `out`, into out/notebooks, and write out/summary.md from it."""
-    from repro import job as runner
     from repro import tables
 
     begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has come to its end
@@ -299,22 +274,22 @@ def _shown(path):
     return str(path) if relative.startswith("..") else relative
 
 
-SEVERAL = {"action": "extend", "metavar": "A,B"}
+SEVERAL = {"type": names, "action": "extend", "metavar": "A,B"}
 OWN = "own images as folder:PATH, npz:PATH: a comma behind that is part of the path, unless folder: or npz: follows"
 OPTIONS = {
-    "papers": dict(type=names, **SEVERAL, help="papers of experiments.toml"),
-    "datasets": dict(type=dataset_names, **SEVERAL, help=f"mnist,cifar10; {OWN}"),
-    "classes": dict(type=names, **SEVERAL, help="normal classes: 8,plane,bottle"),
-    "seeds": dict(type=whole_numbers, **SEVERAL, help="0,1,2"),
-    "protocols": dict(type=names, **SEVERAL, help="official,80-20,superclass"),
-    "backbones": dict(type=names, **SEVERAL, help="resnet18,wide_resnet50_2"),
+    "papers": dict(**SEVERAL, help="papers of experiments.toml"),
+    "datasets": SEVERAL | dict(type=dataset_names, help=f"mnist,cifar10; {OWN}"),
+    "classes": dict(**SEVERAL, help="normal classes: 8,plane,bottle"),
+    "seeds": SEVERAL | dict(type=whole_numbers, help="0,1,2"),
+    "protocols": dict(**SEVERAL, help="official,80-20,superclass"),
+    "backbones": dict(**SEVERAL, help="resnet18,wide_resnet50_2"),
     "profile": dict(help="demo, quick or paper (paper; verify and data: quick and paper)"),
     "jobs": dict(type=int, help="jobs at once (two, or two for each GPU)"),
     "device": dict(default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)"),
-    "gpus": dict(type=names, **SEVERAL, help="spread jobs over these GPUs, each sees one (all there are)"),
-    "set": dict(type=settings, **SEVERAL, help="other settings of the notebooks: n_train=500,lr=0.1"),
+    "gpus": dict(**SEVERAL, help="spread jobs over these GPUs, each sees one (all there are)"),
+    "set": SEVERAL | dict(type=settings, help="other settings of the notebooks: n_train=500,lr=0.1"),
     "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
-    "resources": dict(type=settings, **SEVERAL, help="what a job takes of a worker there: GPU=1"),
+    "resources": SEVERAL | dict(type=settings, help="what a job takes of a worker there: GPU=1"),
     "out": dict(help="where to (results; build/trial for demo and for what experiments.toml does not hold)"),
     "force": dict(nargs="?", const="1", default="0", choices=["0", "1"], help="run also what has its rows already"),
 }

@@ -1,11 +1,6 @@
 """The papers' claims, one by one: the sentence, what tests it, what came out, whether it holds.
 
-    checked = claims.check(claims.load())                        # a line for each claim, test and dataset
-    claims.table("two_stage")                                    # those of one paper, to be read in its notebook
-    claims.gains("patch_ae", "patchcore", ["auroc", "aupro"])    # its methods, each less this one
-
-The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are. All figures come
-from the rows under results/ and from the printed tables.
+The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are.
 """
 
 import tomllib
@@ -19,13 +14,8 @@ from repro.compare import Folder
 
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
-KINDS = {
-    "better": {"where", "metric", "least", "answers"},
-    "printed": {"where"},
-    "in_print": {"where", "beside", "over"},
-    "cheaper": {"where"},
-    "cannot": {"where"},
-}
+KINDS = dict.fromkeys(["printed", "cheaper", "cannot"], {"where"})
+KINDS |= {"better": {"where", "metric", "least", "answers"}, "in_print": {"where", "beside", "over"}}
 NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
 
@@ -56,48 +46,42 @@ def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder 
     lines = []
     for claim in claims:
         paper = claim["paper"]
-        for test in claim["tests"]:
-            for where in test.get("where", [""]):
-                place = tuple(where.split()) or ("", "")
-                if "better" in test:
-                    outcome = _better(paper, test, place, rows)
-                elif "cheaper" in test:
-                    outcome = _cheaper(paper, *test["cheaper"], place, rows)
-                elif "printed" in test:
-                    outcome = _printed(paper, test["printed"], place, records)
-                elif "in_print" in test:
-                    outcome = _in_print(paper, test, place, compare.published(paper, published_dir))
-                else:
-                    outcome = ("none", test["cannot"], "cannot be tested")
-                line = (paper, claim["place"], claim["says"], ", ".join(filter(None, place)), *outcome)
-                lines.append((*line, test.get("answers", False)))
+        for test, place in ((one, where.split()) for one in claim["tests"] for where in one.get("where", [""])):
+            if "better" in test:
+                outcome = _better(paper, test, place, _at(rows, place))
+            elif "cheaper" in test:
+                outcome = _cheaper(paper, *test["cheaper"], _at(rows, place))
+            elif "printed" in test:
+                outcome = _printed(paper, test["printed"], _at(records, place))
+            elif "in_print" in test:
+                outcome = _in_print(paper, test, _at(compare.published(paper, published_dir), place))
+            else:
+                outcome = ("none", test["cannot"], "cannot be tested")
+            lines.append((paper, claim["place"], claim["says"], ", ".join(place), *outcome, test.get("answers", False)))
     return pd.DataFrame(lines, columns=["paper", "place", "says", "where", "test", "ours", "verdict", "answers"])
 
 
-def answer(checked: pd.DataFrame, paper: str) -> str:
-    """What came out on the question that a paper asks: yes, no, mixed or undecided, and the figures; '' without any.
+def _at(table, place):
+    return table[(table["dataset"] == place[0]) & (table["protocol"] == place[1])]
 
-    checked: what `check` gives. *So far* stands before it unless all of them ran as the paper has it.
-    """
+
+def answer(checked: pd.DataFrame, paper: str) -> str:
+    """What `check` found on a paper's question: yes, no, mixed or undecided, *so far* if indicative; '' without any."""
     asked = checked[(checked["paper"] == paper) & checked["answers"].astype(bool)]
     judged = asked[asked["ours"] != ""]
     if judged.empty:
-        reasons = [
-            f"{test}, {why}" for test, why in zip(asked["test"], asked["verdict"], strict=True) if why != "not run"
-        ]
-        return f"**Open** ({'; '.join(reasons)})" if reasons else ""
+        reasons = (asked["test"] + ", " + asked["verdict"])[asked["verdict"] != "not run"]
+        return f"**Open** ({'; '.join(reasons)})" if len(reasons) else ""
     words = {next(w for w in ("does not hold", "undecided", "holds") if w in verdict) for verdict in judged["verdict"]}
     if "holds" in words:
         word = "yes" if len(words) == 1 else "mixed"
     else:  # what nowhere holds is not mixed
-        word = " or ".join(filter(None, ["no" * ("does not hold" in words), "undecided" * ("undecided" in words)]))
+        word = " or ".join(["no"] * ("does not hold" in words) + ["undecided"] * ("undecided" in words))
     word = f"So far {word}" if judged["verdict"].str.startswith("indicative").any() else word.capitalize()
-    figures = {}
-    for line in judged.itertuples():
-        place = line.where.removesuffix(", official").replace(", ", " ")
-        figures.setdefault(line.test, []).append(f"{line.ours.partition(' points')[0]} on {place}")
-    parts = [f"{test.replace(', ', ', points of ')}: {', '.join(those)}" for test, those in figures.items()]
-    return f"**{word}** ({'; '.join(parts)})"
+    places = judged["where"].str.removesuffix(", official").str.replace(", ", " ")
+    figures = judged["ours"].str.partition(" points")[0] + " on " + places
+    figures = figures.groupby(judged["test"].str.replace(", ", ", points of "), sort=False).agg(", ".join)
+    return f"**{word}** ({'; '.join(figures.index + ': ' + figures)})"
 
 
 def shown(checked: pd.DataFrame) -> pd.DataFrame:
@@ -117,34 +101,29 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper beside each other wherever both ran: mean difference, its interval, in how many classes above.
-
-    pairs: (a, b) for a less b; or b alone: each other method of the paper less b.
-    """
+    """Methods of a paper beside each other wherever both ran: (a, b) is a less b; b alone each other method less b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
         pairs = [(method, pairs) for method in rows["method"].unique() if method != pairs]
     lines = []
-    for place in rows[["dataset", "protocol"]].drop_duplicates().itertuples(index=False, name=None):
+    for place, here in rows.groupby(["dataset", "protocol"], sort=False):
         for a, b in pairs:
-            outcomes = {NAMES[metric]: _points(*differences(rows, paper, a, b, place, metric)) for metric in metrics}
+            outcomes = {NAMES[metric]: _points(*differences(here, paper, a, b, metric)) for metric in metrics}
             if ran := [profile for _, profile, word in outcomes.values() if word]:
                 texts = {name: ours.replace(" points", "") for name, (ours, _, _) in outcomes.items()}
                 lines.append({"points": f"{a} less {b}", "where": ", ".join(place), "profile": ran[0], **texts})
     return pd.DataFrame(lines)
 
 
-def differences(
-    rows: pd.DataFrame, paper: str, a: str, b: str, place: tuple[str, str], metric: str = "auroc"
-) -> tuple[pd.DataFrame, str]:
+def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "auroc") -> tuple[pd.DataFrame, str]:
     """(a less b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
 
-    Two rows pair that have class, seed, profile, image size and, where both have one, backbone in common; `paper` comes
-    before `quick`, and of seeds those count that have the most classes. b may be a baseline (`baselines.csv`): of it
-    the mean over its seeds counts. An empty table, and why, where nothing pairs.
+    rows: those of one dataset and protocol. Two pair that have class, seed, profile, image size and, where both have
+    one, backbone in common; `paper` comes before `quick`, and of seeds those count that have the most classes. b may be
+    a baseline (`baselines.csv`): of it the mean over its seeds counts. An empty table, and why, where nothing pairs.
     """
-    rows = rows[(rows["dataset"] == place[0]) & (rows["protocol"] == place[1]) & rows[metric].notna()]
+    rows = rows[rows[metric].notna()]
     same = ["class", "profile", "image_size"]
     ours = rows[(rows["paper"] == paper) & (rows["method"] == a)]
     others = rows[(rows["paper"] == paper) & (rows["method"] == b)]
@@ -159,24 +138,19 @@ def differences(
     both = (pairs["weights"] != "") & (pairs["weights_other"] != "")
     pairs = pairs[~both | (pairs["weights"] == pairs["weights_other"])]
     if pairs.empty:
-        return pairs, f"not comparable: {_what_differs(ours, others, [*same, 'weights'])}"
+        differing = []
+        for name in [*same, "weights"]:
+            left, right = (sorted({*part[name].astype(str)} - {""}) for part in (ours, others))
+            if left and right and not {*left} & {*right}:
+                differing.append(f"{name.replace('_', ' ')} {', '.join(left)} against {', '.join(right)}")
+        nothing = "no class, seed, profile, image size and backbone in common"
+        return pairs, f"not comparable: {'; '.join(differing) or nothing}"
     profile = "paper" if (pairs["profile"] == "paper").any() else "quick"
-    pairs = pairs[pairs["profile"] == profile]
-    pairs = compare.largest_variant(pairs.assign(of=0, row_weights=pairs["weights"]))
-    pairs["points"] = 100 * (pairs[metric] - pairs[f"{metric}_other"])
-    points = pairs.pivot(index="class", columns="seed", values="points").reindex(pairs["class"].unique())
+    pairs = compare.largest_variant(pairs[pairs["profile"] == profile].to_dict("records"))
+    points = pd.DataFrame(pairs).assign(points=lambda pairs: 100 * (pairs[metric] - pairs[f"{metric}_other"]))
+    points = points.pivot(index="class", columns="seed", values="points").reindex(points["class"].unique())
     points = points[points[points.notna().sum().idxmax()].notna()]  # the classes of the seed that has the most
     return points.loc[:, points.notna().all()], profile
-
-
-def _what_differs(ours, others, names):
-    """In which of these columns no row of the one has what a row of the others has, in words."""
-    parts = []
-    for name in names:
-        left, right = (sorted(map(str, set(rows[name]) - {""})) for rows in (ours, others))
-        if left and right and not set(left) & set(right):
-            parts.append(f"{name.replace('_', ' ')} {', '.join(left)} against {', '.join(right)}")
-    return "; ".join(parts) or "no class, seed, profile, image size and backbone in common"
 
 
 def interval(points: np.ndarray) -> tuple[float, float]:
@@ -194,9 +168,9 @@ def interval(points: np.ndarray) -> tuple[float, float]:
         seeds = random.integers(n_seeds, size=(*classes.shape, n_seeds))
         return points[classes[..., None], seeds].mean(axis=(-2, -1))
 
-    numbers = (np.arange(len(points)),)
-    found = bootstrap(numbers, mean, vectorized=True, method="percentile", random_state=random).confidence_interval
-    return float(found.low), float(found.high)
+    numbers, given = (np.arange(len(points)),), {"vectorized": True, "method": "percentile", "random_state": random}
+    low, high = bootstrap(numbers, mean, **given).confidence_interval
+    return float(low), float(high)
 
 
 def _points(points, profile, least=0.0):
@@ -215,7 +189,7 @@ def _points(points, profile, least=0.0):
 def _better(paper, test, place, rows):
     (a, b), metric, least = test["better"], test.get("metric", "auroc"), test.get("least", 0)
     name = f"{a} less {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
-    points, profile = differences(rows, paper, a, b, place, metric)
+    points, profile = differences(rows, paper, a, b, metric)
     ours, profile, word = _points(points, profile, least)
     if not word:
         return name, ours, profile
@@ -223,15 +197,14 @@ def _better(paper, test, place, rows):
     n_others = len(set(points.index) - expected) if expected else 0
     if profile == "paper" and expected and expected <= set(points.index) and n_seeds > 1:
         return name, ours, word
-    classes = (len(points) - n_others, len(expected), n_others)
-    return name, ours, f"indicative: {word}; {compare.extent(classes, profile, n_seeds)}"
+    extent = compare.extent((len(points) - n_others, len(expected), n_others), profile, n_seeds)
+    return name, ours, f"indicative: {word}; {extent}"
 
 
-def _cheaper(paper, a, b, place, rows):
+def _cheaper(paper, a, b, rows):
     name = f"milliseconds an image of {a} beside {b}"
-    rows = rows[(rows["paper"] == paper) & (rows["dataset"] == place[0]) & (rows["protocol"] == place[1])]
     same = ["class", "seed", "profile", "weights", "device"]
-    times = rows.pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
+    times = rows[rows["paper"] == paper].pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
     if times.empty:
         return name, "", "not run"
     ratio, n = (times[a] / times[b]).median(), f"{len(times)} run{'s' * (len(times) > 1)}"
@@ -240,24 +213,22 @@ def _cheaper(paper, a, b, place, rows):
     return name, f"{ratio:.2f} times, median of {n}", word if is_whole else f"indicative: {word}; {n}, quick"
 
 
-def _printed(paper, metric, place, records):
+def _printed(paper, metric, records):
     records = records[(records["paper"] == paper) & (records["method"] == paper) & (records["metric"] == metric)]
-    records = records[(records["dataset"] == place[0]) & (records["protocol"] == place[1])]
     record = records.sort_values("n_seeds", key=lambda n: n == 0, kind="stable").iloc[0]  # a backbone that ran
     backbone = f" ({record['weights']})" if record["weights"] else ""
     name = f"printed {NAMES[metric]}{backbone} {record['published']:.3f}"
-    return name, compare.as_ours(record) if record["n_seeds"] else "", record["verdict"]
+    return name, record["ours"], record["verdict"]
 
 
-def _in_print(paper, test, place, cells):
+def _in_print(paper, test, cells):
     metric, over = test["in_print"], test.get("over", "mean")
     cells = cells[(cells["metric"] == metric) & (cells["class"] == over)]
-    cells = cells[(cells["dataset"] == place[0]) & (cells["protocol"] == place[1])]
-    own = cells[cells["method"] == paper].nlargest(1, "value").iloc[0]
-    best = cells[cells["method"].isin(test.get("beside", {*cells["method"]} - {paper}))].nlargest(1, "value").iloc[0]
-    backbone = f" ({own['weights']})" if own["weights"] else ""
+    others = test.get("beside", {*cells["method"]} - {paper})
+    own, best = (cells[cells["method"].isin(of)].nlargest(1, "value").iloc[0] for of in ([paper], others))
     who = "beside it" if "beside" in test else "best of the others"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
     word = "holds" if own["value"] > best["value"] else "does not hold"
+    backbone = f" ({own['weights']})" if own["weights"] else ""
     ours = f"printed: {own['value']:.4g}{backbone}, {who} {best['method']} {best['value']:.4g}"
     return f"its table's {what}, {NAMES[metric]}", ours, f"{word} in its own table"

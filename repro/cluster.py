@@ -3,9 +3,8 @@
     with cluster.connect("tcp://head:8786", jobs, {"GPU": 1}) as (n_now, submit):
         sweep.reproduce(jobs, "results", submit=submit)
 
-All jobs are with the scheduler at once, so that workers which join later find theirs. A worker needs this checkout on
-its path, and the data; what a job gives comes back through the scheduler, so that no disk is shared. A job whose worker
-died runs again elsewhere; the scheduler gives it up once four died of it. Checkpoints stay on the worker.
+All jobs are with the scheduler at once. A worker needs this checkout on its path, and the data; what a job gives comes
+back through the scheduler, so that no disk is shared. A job whose worker died runs again elsewhere, four times at most.
 """
 
 import contextlib
@@ -32,9 +31,8 @@ def connect(
     """Connect to the scheduler at `address` and look at its workers; gives (n_now, submit) for `sweep.reproduce`.
 
     n_now: how many jobs its workers of now take at once. resources: what each job takes of a worker, {"GPU": 1}, as
-    workers offer it with --resources. Raises ValueError, in one sentence and before anything runs: no scheduler there
-    or no worker within `timeout` seconds, no worker that offers the resources, another version of the code on one, data
-    that one lacks. RuntimeError where the scheduler is lost meanwhile.
+    workers offer it with --resources. Raises ValueError before anything runs: no scheduler or worker within `timeout`
+    seconds, resources not offered, other code or lacking data on a worker. RuntimeError: the scheduler is lost later.
     """
     try:
         from distributed import Client
@@ -65,9 +63,8 @@ def connect(
         executor = client.get_executor(pure=False, **({"resources": resources} if resources else {}))
         yield n_now, submit
     except CancelledError:
-        raise RuntimeError(
-            f"the scheduler at {address} is gone; what was finished is kept, and the same command goes on from there"
-        ) from None
+        kept = "what was finished is kept, and the same command goes on from there"
+        raise RuntimeError(f"the scheduler at {address} is gone; {kept}") from None
     finally:
         client.close(timeout=5)
 
@@ -89,32 +86,28 @@ def _check(client, address, jobs, resources, timeout):
         wanted = ",".join(f"{thing}={amount:g}" for thing, amount in resources.items())
         there = ", ".join(sorted(offers)) or "no resources"
         raise ValueError(f"no worker at {address} offers {wanted}; they offer {there}")
-    for name, found in client.run(examine, jobs, workers=able, on_error="return").items():
-        if isinstance(found, Exception):
-            raise ValueError(
-                f"worker {name} cannot look at the jobs ({runner.last_line(found)}): it needs this checkout on its path"
-            ) from None
-        code, missing = found
+    for name, answer in client.run(examine, jobs, workers=able, on_error="return").items():
+        if isinstance(answer, Exception):
+            why = f"({runner.last_line(answer)}): it needs this checkout on its path"
+            raise ValueError(f"worker {name} cannot look at the jobs {why}") from None
+        code, missing = answer
         if code != fingerprint():
             raise ValueError(f"worker {name} has another version of the code ({code}, here {fingerprint()})")
-        lacking = [thing for thing in missing if not thing["is_downloaded"]]
-        if lacking:
-            raise ValueError(f"worker {name} lacks {lacking[0]['what']}: {lacking[0]['how']}")
+        for thing in missing:
+            if not thing["is_downloaded"]:
+                raise ValueError(f"worker {name} lacks {thing['what']}: {thing['how']}")
     return sum(room.values())
 
 
-# ---- on the worker -------------------------------------------------------------------------------------------------
-
-
 def examine(jobs: list[dict]) -> tuple[str, list[dict]]:
-    """What a worker has: its code's `fingerprint()`, and what the jobs need and it lacks (`plan.missing`)."""
+    """On a worker: its code's `fingerprint()`, and what the jobs need and it lacks (`plan.missing`)."""
     from repro import plan
 
     return fingerprint(), plan.missing(jobs)
 
 
 def run(job: dict, options: dict) -> dict:
-    """`job.run_job` on a worker of the cluster, telling how far it is."""
+    """On a worker: `job.run_job`, telling how far it is."""
     from distributed import get_worker
 
     runner.set_environment(runner.environment(runner.cores()))

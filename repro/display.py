@@ -1,7 +1,6 @@
-"""What a sweep shows while it runs: bars where stderr is a terminal, else a line for each job and one now and then.
+"""What a sweep shows: bars where stderr is a terminal, else a line for each job and one now and then.
 
-A running job is a dict: number (of its slot), job, since (`time.monotonic()` of its start), and progress: what the job
-says of itself (`rows.progress`), or None.
+A running job is a dict: number (of its slot), job, since (`time.monotonic()`), progress (of `rows.progress`, or None).
 """
 
 import shutil
@@ -42,7 +41,7 @@ class Display:
         progress = [task["progress"] or {"done": 0, "total": 1} for task in running]
         share = finished + sum(min(told["done"] / max(1, told["total"]), 0.99) for told in progress)
         parts = [f"{finished} of {self.total} done", f"{failed} failed" * bool(failed), f"{len(running)} running"]
-        text = ", ".join([*filter(None, parts), *self._left(share)])
+        text = ", ".join(filter(None, [*parts, self._left(share)]))
         running = sorted(running, key=lambda task: task["number"])[:SHOWN]
         if not self.has_terminal:
             print("; ".join([text, *map(doing, running)]), flush=True)
@@ -57,16 +56,16 @@ class Display:
 
     def line(self, text: str, finished: int) -> None:
         """A line that stays, on stdout: of a job that finished, with how many have."""
-        about = ", ".join([f"{finished} of {self.total}", *(self._left(finished) if finished < self.total else [])])
+        about = ", ".join(filter(None, [f"{finished} of {self.total}", self._left(finished)]))
         self.bar.write(f"[{about}] {text}", file=sys.stdout)
         sys.stdout.flush()
         self.said = time.monotonic()
 
     def _left(self, share):
-        """['about 25 min left'], if the rest of the jobs go on as the first did; [] before any news."""
-        if share < 0.05:
-            return []
-        return [f"about {duration((time.monotonic() - self.started) * (self.total - share) / share)} left"]
+        """'about 25 min left', if the rest of the jobs go on as the first did; '' before any news and at the end."""
+        if not 0.05 <= share < self.total:
+            return ""
+        return f"about {duration((time.monotonic() - self.started) * (self.total - share) / share)} left"
 
 
 def doing(task: dict) -> str:

@@ -1,8 +1,4 @@
-"""results/gallery: of each paper one execution on real data, as it was, without the traces of the machine it ran on.
-
-job = choose(register, "two_stage")     # of profile paper where it has been run, else quick
-hang(job, licence="MNIST: ...")         # -> results/gallery/two_stage.ipynb, .png and .scores.csv.gz
-"""
+"""results/gallery: of each paper one execution on real data, as it was, without the traces of the machine it ran on."""
 
 import ast
 import base64
@@ -12,11 +8,9 @@ import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from repro import rows
 from repro.register import CHECKOUT, describe, jobs
-from repro.rows import write_whole
 from repro.sweep import notebook_path, rows_path, scores_path
 
 
@@ -24,35 +18,32 @@ RESULTS = CHECKOUT / "results"
 LARGEST = 1_500_000  # bytes: more than that a forge does not render
 
 
-def choose(register: dict[str, Any], paper: str) -> dict[str, Any]:
+def choose(register: dict, paper: str) -> dict:
     """The job of [paper.gallery]: of profile paper if that was executed, else quick. Raises ValueError."""
     if paper not in register or "gallery" not in register[paper]:
         known = ", ".join(name for name in register if "gallery" in register[name]) or "none"
         raise ValueError(f"no [{paper}.gallery] in experiments.toml; papers with one: {known}")
     wanted = register[paper]["gallery"]
-    where = [wanted["dataset"]], [str(wanted["class"])]
-    seeds = [wanted.get("seed", (register[paper].get("seeds") or [0])[0])]
-    protocols = [wanted.get("protocol", "official")]
+    seed = wanted.get("seed", (register[paper].get("seeds") or [0])[0])
+    given = [paper], [wanted["dataset"]], [str(wanted["class"])], [seed]
     for profile in ("paper", "quick"):
-        job = jobs(register, [paper], *where, seeds, profile, protocols=protocols)[0]  # the first of two backbones
+        job = jobs(register, *given, profile, protocols=[wanted.get("protocol", "official")])[0]  # of two backbones
         if notebook_path(RESULTS, job).is_file() or f": {describe(job)}, executed" in _header(_page(paper)):
             break
     return job
 
 
-def is_there(job: dict[str, Any]) -> bool:
+def is_there(job: dict) -> bool:
     """Whether the execution that gave the job's rows is there, with the code that its notebook holds today."""
     return _execution(job)[0] is not None
 
 
-def hang(job: dict[str, Any], licence: str) -> Path:
-    """Write the executed notebook of a job, cleaned, its scores, and the picture of its cell tagged `cover`.
+def hang(job: dict, licence: str) -> Path:
+    """Write a job's executed notebook, cleaned, unless its page shows it already, its scores, and its cell `cover`.
 
-    A page that shows the execution already stays as it is. Returns the notebook's path. Raises ValueError if it is too
-    big, and for a job without an execution (see `is_there`).
+    Returns the notebook's path. Raises ValueError if it is too big, and for a job without an execution (`is_there`).
     """
-    notebook, about = _execution(job)
-    path = _page(job["paper"])
+    path, (notebook, about) = _page(job["paper"]), _execution(job)
     if notebook is None:
         raise ValueError(f"{describe(job)} has no rows, or no notebook of today's code, under results/: run it first")
     if notebook == path:
@@ -60,8 +51,8 @@ def hang(job: dict[str, Any], licence: str) -> Path:
     given = ", ".join(f"{name} = {value!r}" for name, value in job["settings"].items()) or "the notebook's defaults"
     _write(path, notebook, f"{about}  \nSettings of the profile: {given}.  \n{licence}".rstrip())
     for picture in pictures(path, tag="cover"):
-        write_whole(path.with_suffix(".png"), picture)
-    write_whole(path.with_suffix(".scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
+        rows.write_whole(path.with_suffix(".png"), picture)
+    rows.write_whole(path.with_suffix(".scores.csv.gz"), scores_path(RESULTS, job).read_bytes())
     return path
 
 
@@ -80,14 +71,11 @@ def pictures(notebook: Path, tag: str | None = None) -> Iterator[bytes]:
 
 
 def _execution(job):
-    """(notebook, a line about it) of the execution that gave the job's rows: of the run, or of the gallery's page.
-
-    (None, "") where there are no rows, where they come from another execution, and where the code has changed since.
-    """
-    finished = [row for row in rows.read(rows_path(RESULTS, job)) if (row["job"], row["status"]) == (job["id"], "ok")]
-    if not finished:
+    """(notebook, line about it) of the execution by today's code that gave the job's rows: the run, or the page."""
+    good = [row for row in rows.read(rows_path(RESULTS, job)) if (row["job"], row["status"]) == (job["id"], "ok")]
+    if not good:
         return None, ""
-    row = max(finished, key=lambda row: row["finished"])
+    row = max(good, key=lambda row: row["finished"])
     about = (
         f"Profile **{job['profile']}**: {describe(job)}, executed on {row['device'] or 'a device not recorded'}, "
         f"commit {row['commit'] or 'not recorded'}, finished {row['finished']} (job {job['id']})."
@@ -125,15 +113,12 @@ def _write(path, executed, header):
     if len(content) > LARGEST:
         size = f"{len(content) / 1e6:.1f} MB, more than the gallery's {LARGEST / 1e6:.1f} MB"
         raise ValueError(f"the notebook {path.stem} is {size}: make its pictures smaller")
-    write_whole(path, content)
+    rows.write_whole(path, content)
     return path
 
 
 def cleaned(text: str, header: str) -> str:
-    """The text of an executed notebook with `header` as its first cell, without times, random ids and paths.
-
-    The same run on another machine gives the same bytes as far as its outputs do.
-    """
+    """The text of an executed notebook, with `header` as its first cell, without times, random ids and paths."""
     notebook = json.loads(text)
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     notebook["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
@@ -147,17 +132,12 @@ def cleaned(text: str, header: str) -> str:
             for noise in ("papermill", "execution"):
                 part.get("metadata", {}).pop(noise, None)
     text = json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
-    pieces = re.split(r'(?m)(^ *"image/.*$)', text)  # every other one is a picture, which is no text
-    return "".join(piece if number % 2 else _without_paths(piece) for number, piece in enumerate(pieces))
-
-
-def _without_paths(text):
-    """Text in which the folders of this machine have names that tell a reader more."""
     places = {tempfile.gettempdir(): "TEMPORARY", str(CHECKOUT): ".", os.path.expanduser("~"): "~"}
-    for name in ("ADLIB_DATA", "ADLIB_CACHE"):
-        if os.environ.get(name):
-            places[os.path.abspath(os.environ[name])] = f"${name}"
+    names = [name for name in ("ADLIB_DATA", "ADLIB_CACHE") if os.environ.get(name)]
+    places |= {os.path.abspath(os.environ[name]): f"${name}" for name in names}
+    pieces = re.split(r'(?m)(^ *"image/.*$)', text)  # every other one is a picture, which is no text
     for path, label in sorted(places.items(), key=lambda place: -len(place[0])):  # a folder before the one around it
         inside = r"/[\w./-]*" if label == "TEMPORARY" else r"(?![\w.-])"
-        text = re.sub(re.escape(path) + inside, label, text) if len(path) > 1 else text
-    return text
+        if len(path) > 1:
+            pieces[::2] = [re.sub(re.escape(path) + inside, label, piece) for piece in pieces[::2]]
+    return "".join(pieces)

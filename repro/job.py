@@ -1,10 +1,8 @@
 """One job: its notebook through papermill, in a kernel; what comes back is rows, scores and the executed notebook.
 
-    outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})
-    with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
-        submit(job, options).result()
-
-The only place that knows papermill. `run_job` writes nothing outside its work folder, so it runs on any machine.
+outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})    # writes into its work folder alone
+with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
+    submit(job, options).result()
 """
 
 import ast
@@ -26,7 +24,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from multiprocessing import connection, forkserver, util
+from multiprocessing import forkserver, util
 from pathlib import Path
 
 from repro import rows
@@ -38,9 +36,9 @@ START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
 LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
-# An interpreter that crashes says where, on the standard error that it was started with: ipykernel takes its place for
-# the outputs of cells, and these are lost with it. And where Linux can do it (1 is PR_SET_PDEATHSIG), a kernel ends
-# with its parent at once: ipykernel looks for it once a second, and writes meanwhile into folders that are to go.
+# A crashing interpreter says where on the standard error that it was started with: the one that ipykernel puts in its
+# place is lost. And on Linux (1 is PR_SET_PDEATHSIG) a kernel ends with its parent at once: ipykernel looks for it once
+# a second, and writes meanwhile into folders that are to go.
 _LAUNCH = """\
 import ctypes, faulthandler, os, runpy, signal, sys
 faulthandler.enable(os.dup(2))
@@ -68,48 +66,35 @@ def parameters_of(notebook: str | Path) -> dict:
         raise ValueError(f"{notebook} has no cell tagged 'parameters'")
     defaults = {}
     for line in ast.parse("".join(tagged[0])).body:
-        try:
-            match line:
-                case ast.Expr(ast.Constant()):  # a docstring
-                    continue
-                case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+        match line:
+            case ast.Expr(ast.Constant()):  # a docstring
+                continue
+            case ast.Assign([ast.Name(name)], value) | ast.AnnAssign(ast.Name(name), _, ast.expr() as value):
+                with contextlib.suppress(ValueError):
                     defaults[name] = ast.literal_eval(value)
                     continue
-        except ValueError:
-            pass
-        text = ast.unparse(line)
-        raise ValueError(f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {text!r}")
+        only = "only name = literal may stand in the cell tagged 'parameters'"
+        raise ValueError(f"{notebook}: {only}, not {ast.unparse(line)!r}")
     return defaults
 
 
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
-    """What is injected into the notebook of a job; ValueError where that does not fit, as by `check_parameters`."""
+    """What is injected into a job's notebook; ValueError where that has no such parameter, or one of another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
-    taken = [name for name in job["settings"] if name in given]
-    if taken:
+    if taken := [name for name in job["settings"] if name in given]:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
     given |= job["settings"]
-    check_parameters(given, notebook)
-    return given
-
-
-def check_parameters(given: dict, notebook: str | Path) -> None:
-    """ValueError unless each given parameter is one of the notebook's and of its default's type.
-
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int.
-    """
-    defaults = parameters_of(notebook)
+    defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():
         if name not in defaults:
-            raise ValueError(f"{Path(notebook).name} has no parameter {name!r}; it has {', '.join(defaults)}")
+            raise ValueError(f"{where} has no parameter {name!r}; it has {', '.join(defaults)}")
         default, is_type = defaults[name], type(defaults[name])
         fitting = {float: (float, int), tuple: (tuple, list)}.get(is_type, (is_type,))
         if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
-            raise ValueError(
-                f"parameter {name!r} of {Path(notebook).name} is of type {is_type.__name__} "
-                f"(default {default!r}), not {type(value).__name__}: {value!r}"
-            )
+            wanted, is_given = f"{is_type.__name__} (default {default!r})", type(value).__name__
+            raise ValueError(f"parameter {name!r} of {where} is of type {wanted}, not {is_given}: {value!r}")
+    return given
 
 
 def run_job(job: dict, options: dict) -> dict:
@@ -121,31 +106,25 @@ def run_job(job: dict, options: dict) -> dict:
     process printed outside of cells; cell_seconds: of `seconds`, those in cells. Success is: no exception, and rows
     that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
     """
-    started, work = time.monotonic(), Path(options["work"])
+    started, work, outcome = time.monotonic(), Path(options["work"]), _EMPTY.copy()
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
-    outcome = _EMPTY.copy()
     try:
         execute(notebook, executed, parameters)
-        lines = _fitting_rows(job, work / "rows.csv")
         extra = {"settings": settings_text(job), "job": job["id"], "commit": options.get("commit", "")}
         extra["job_seconds"] = f"{time.monotonic() - started:.1f}"
-        outcome["rows"] = [row | extra for row in lines]
+        outcome["rows"] = [row | extra for row in _fitting_rows(job, work / "rows.csv")]
         scores = work / "scores.csv.gz"
         outcome["scores"] = scores.read_bytes() if scores.is_file() else None
     except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
-        outcome["error"] = last_line(error)
-        outcome["log"] = _ANSI.sub("", str(error))[-LOG_MOST:]
+        outcome |= {"rows": [], "error": last_line(error), "log": _ANSI.sub("", str(error))[-LOG_MOST:]}
     with contextlib.suppress(OSError):
         outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
-    try:
-        outcome |= _of_notebook(executed)
-        if outcome["notebook"] is None and outcome["error"] is None:
-            outcome["error"] = "the notebook ran to its end but is not to be found, or only half of it"
-    except OSError as error:
-        outcome["error"] = outcome["error"] or last_line(error)
-    return outcome | {"seconds": time.monotonic() - started}
+    outcome |= _of_notebook(executed) | {"seconds": time.monotonic() - started}
+    if outcome["notebook"] is None:
+        outcome["error"] = outcome["error"] or "the notebook ran to its end but cannot be read, or only half of it"
+    return outcome
 
 
 def settings_text(job: dict) -> str:
@@ -157,8 +136,7 @@ def _fitting_rows(job, path):
     """The rows that the notebook left, or a ValueError that says what is wrong with them."""
     if not path.is_file():
         raise ValueError("the notebook ran to its end but left no rows.csv")
-    lines = rows.read(path)
-    if not lines:
+    if not (lines := rows.read(path)):
         raise ValueError("the notebook left a rows.csv without rows")
     for row in lines:
         claimed = row | {"settings": job["settings"]}  # these are noted later
@@ -189,26 +167,17 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
     # beside the output, to go with the work folder
-    parent = next(
-        (path for path in (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()) if len(path) < 70), "/tmp"
-    )
+    parents = [os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()]
+    parent = next((path for path in parents if len(path) < SHORT), "/tmp")
+    options = {"parameters": parameters, "cwd": str(Path(notebook).parent), "progress_bar": False}
+    options |= {"kernel_name": "python3", "language": "python", "kernel_manager_class": Kernel}
+    options |= {"start_timeout": START_TIMEOUT, "shutdown_kernel": "immediate"}
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
-            file = os.path.join(folder, f"{attempt}.json")
+            manager = {"transport": transport, "connection_file": os.path.join(folder, f"{attempt}.json")}
             try:
-                papermill.execute_notebook(
-                    str(notebook),
-                    str(output),
-                    parameters=parameters,
-                    kernel_name="python3",
-                    language="python",
-                    progress_bar=False,
-                    start_timeout=START_TIMEOUT,
-                    cwd=str(Path(notebook).parent),
-                    kernel_manager_class=Kernel,
-                    config=Config(KernelManager={"transport": transport, "connection_file": file}),
-                    shutdown_kernel="immediate",
-                )
+                config = Config(KernelManager=manager)
+                papermill.execute_notebook(str(notebook), str(output), config=config, **options)
                 return
             except Exception:
                 left = _of_notebook(output)
@@ -217,15 +186,11 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text and the seconds that papermill counted inside its cells.
-
-    Papermill saves after each cell. Text None: there is none, or half of one: its writer died, or had no room. Raises
-    OSError where it is there and cannot be read.
-    """
+    """Of an executed notebook its text (None: none can be read, or half of it) and papermill's seconds in cells."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError):
         return {"notebook": None, "cell_seconds": 0.0}
     seconds = sum(cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells)
     return {"notebook": text, "cell_seconds": seconds}
@@ -233,9 +198,7 @@ def _of_notebook(path):
 
 def failure(error: str, work: str | Path) -> dict:
     """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
-    with contextlib.suppress(OSError):
-        return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
-    return _EMPTY | {"error": error}
+    return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
 
 
 def last_line(error: BaseException) -> str:
@@ -287,7 +250,7 @@ def _begin(root, variables):
 
 def _follow_parent(root):
     """End this process, its kernel and the folders for temporary files when the parent is gone, be it by SIGKILL."""
-    connection.wait([multiprocessing.parent_process().sentinel])
+    multiprocessing.parent_process().join()
     for kernel in _kernels:
         kernel.kill()
     folders = [root or "", util.get_temp_dir()]  # the second one is of the parent's forkserver
@@ -316,10 +279,7 @@ def set_environment(variables: dict[str, str]) -> None:
 
 
 def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
-    """What jobs and their kernels find in their environment, besides what the user's holds.
-
-    gpu: the one that they shall see, as CUDA_VISIBLE_DEVICES names it; None: those that this process sees.
-    """
+    """What jobs and kernels find in their environment; gpu: which one they shall see (None: as this process does)."""
     # a user's own choice stands, for all: two libraries with different counts fight for the cores
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)

@@ -1,12 +1,6 @@
-"""The plan of a sweep: which jobs are done and which are left, what they lack on this machine, how long they take.
-
-    print(text(jobs(register, profile="quick"), "results"))     # runs nothing, downloads nothing, writes nothing
-
-`missing` and `seconds` take the plain jobs of `register.jobs` and serve programs too.
-"""
+"""The plan of a sweep: which jobs are done and which are left, what they lack here, how long they take."""
 
 import functools
-import json
 import os
 import textwrap
 from pathlib import Path
@@ -14,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from repro.compare import frame, run_seconds
+from repro.job import settings_text
 from repro.register import CHECKOUT, place
 from repro.rows import of_stand_ins, read, standing
 from repro.sweep import outstanding, rows_path
@@ -22,9 +17,7 @@ from repro.sweep import outstanding, rows_path
 WIDTH = 120  # of what is printed below the table
 N_DEVICES = 3  # columns of the table
 N_NAMED = 8  # classes named on one line
-# what two jobs share where one tells of the other's time
-KIND = ["paper", "dataset", "protocol", "profile", "backbone"]
-RUN = ["class", "settings", "device", "seconds"]
+KIND = ["paper", "dataset", "protocol", "profile", "backbone"]  # shared where one job tells of the other's time
 
 
 def missing(jobs: list[dict]) -> list[dict]:
@@ -57,31 +50,20 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
     is left the mean. So it is too low where only other seeds have run, and train less. Failed rows do not count, nor
     those of stand-ins.
     """
-    as_in_rows = functools.partial(json.dumps, sort_keys=True, separators=(",", ":"))
-    wanted = [[*_kind(job), job["class"], job["id"], as_in_rows(job["settings"])] for job in jobs]
-    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "job", "settings"])
-    pairs = pairs.merge(_runs(rows), on=KIND, suffixes=("", "_run"))
+    counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
+    runs = frame(counted).assign(backbone=[place(row)[-1] for row in counted])
+    runs["seconds"] = runs["job"].map(run_seconds(runs))
+    runs["is_cpu"] = runs["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
+    runs = runs.sort_values(["is_cpu", "device"]).drop_duplicates("job").dropna(subset="seconds")
+    runs = runs[[*KIND, "class", "settings", "device", "seconds"]]
+    wanted = [job | {"job": job["id"], "backbone": place(job)[-1], "settings": settings_text(job)} for job in jobs]
+    pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "settings", "job"])
+    pairs = pairs.merge(runs, on=KIND, suffixes=("", "_run"))
     pairs["is_alike"] = pairs["settings"] == pairs["settings_run"]
     pairs["is_of_class"] = pairs["class"] == pairs["class_run"]
     for column in ("is_alike", "is_of_class"):
         pairs = pairs[pairs[column] == pairs.groupby(["device", "job"])[column].transform("max")]
     return pairs.groupby(["device", "job"], as_index=False).agg({"seconds": "mean", "is_alike": "all"})
-
-
-def _runs(rows):
-    """The runs that the rows tell of: KIND, class, settings, device and seconds (`compare.run_seconds`) of each."""
-    counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
-    table = frame(counted)
-    table[KIND] = pd.DataFrame([_kind(row) for row in counted], columns=KIND)
-    table["is_cpu"] = table["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
-    runs = table.sort_values(["is_cpu", "device"]).drop_duplicates("job")
-    return runs.assign(seconds=runs["job"].map(run_seconds(table))).dropna(subset="seconds")[[*KIND, *RUN]]
-
-
-def _kind(entry):
-    """The values of KIND, of a job or a row."""
-    paper, dataset, protocol, _, _, profile, backbone = place(entry)
-    return paper, dataset, protocol, profile, backbone
 
 
 def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = "make reproduce") -> str:
@@ -97,33 +79,30 @@ def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = 
     known = seconds(todo, rows)
     devices = list(known["device"].value_counts().sort_index().sort_values(ascending=False, kind="stable").index)
     ids = {job["id"] for job in todo}
-    notes = []
-    if len(known):
-        notes.append(
-            "hours left: one job at a time on that device, by the rows of such jobs. Rows without job_seconds tell of "
-            "training and scoring alone; reading data, kernels and pictures come on top. Two jobs at once on two cores "
-            "share them, one thread each; on one GPU they share it."
-        )
-    if not known["is_alike"].all():
-        notes.append("~: in part from rows of other settings, such as more or fewer methods")
-    if unknown := len(ids - set(known["job"])):
-        notes.append(
-            f"unknown: {unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, "
-            "protocol, profile and backbone), and are in no sum of hours"
-        )
-    if devices[N_DEVICES:]:
-        notes.append(f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}")
-    if n_failed := len(ids & {row["job"] for row in rows if row["status"] == "failed"}):
-        notes.append(f"{n_failed} of the jobs to run failed when last run")
+    n_unknown = len(ids - set(known["job"]))
+    n_failed = len(ids & {row["job"] for row in rows if row["status"] == "failed"})
+    notes = {
+        "hours left: one job at a time on that device, by the rows of such jobs. Rows without job_seconds tell of "
+        "training and scoring alone; reading data, kernels and pictures come on top. Two jobs at once on two cores "
+        "share them, one thread each; on one GPU they share it.": len(known),
+        "~: in part from rows of other settings, such as more or fewer methods": not known["is_alike"].all(),
+        f"unknown: {n_unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, protocol, "
+        "profile and backbone), and are in no sum of hours": n_unknown,
+        f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}": devices[N_DEVICES:],
+        f"{n_failed} of the jobs to run failed when last run": n_failed,
+    }
+    notes = [note for note, applies in notes.items() if applies]
     last = [f"to run {'it' if len(todo) == 1 else f'these {len(todo)}'}: {command}" if todo else "nothing to run"]
     if stale and not force:
         last.append(f"{len(stale)} stale: their rows are of other settings; FORCE=1 (--force) runs them again")
-    blocks = [_table(jobs, done, stale, todo, known, devices[:N_DEVICES]), _wrapped(notes), _needs(todo), last]
-    return "\n\n".join("\n".join(block) for block in blocks if block)
+    style = {"width": WIDTH, "subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
+    blocks = ["\n".join(textwrap.fill(text, **style) for text in block) for block in (notes, _needs(todo))]
+    table = _table(jobs, done, stale, todo, known, devices[:N_DEVICES])
+    return "\n\n".join(filter(None, [table, *blocks, "\n".join(last)]))
 
 
 def _table(jobs, done, stale, todo, known, devices):
-    """Its lines: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
+    """As text: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
     labels = ["paper", "dataset", "protocol"]
     frame = pd.DataFrame(jobs, columns=["paper", "dataset", "protocol", "settings", "id"]).rename(columns={"id": "job"})
     frame["paper"] += [f" {given.get('backbone', '')}".rstrip() for given in frame["settings"]]
@@ -131,8 +110,7 @@ def _table(jobs, done, stale, todo, known, devices):
     for name, part in (("done", done), ("stale", stale), ("to run", todo)):
         frame[name] = frame["job"].isin([job["id"] for job in part])
     frame = pd.concat([frame, frame.assign(paper="all", dataset="", protocol="")])
-    table = frame.groupby(labels, sort=False)[["done", "stale", "to run"]].sum()
-    table.insert(0, "jobs", frame.groupby(labels, sort=False).size())
+    table = frame.assign(jobs=1).groupby(labels, sort=False)[["jobs", "done", "stale", "to run"]].sum()
     for device in devices:
         left = frame[frame["to run"]].merge(known[known["device"] == device], on="job", how="left")
         hours = {label: _hours(group) for label, group in left.groupby(labels)}
@@ -140,17 +118,16 @@ def _table(jobs, done, stale, todo, known, devices):
     table = table.reset_index()
     for label in labels:
         table[label] = table[label].str.ljust(table[label].str.len().max())
-    return table.to_string(index=False, justify="left").splitlines()
+    return table.to_string(index=False, justify="left")
 
 
 def _hours(left):
     """'0.4 h', '~0.4 h for 9, 3 unknown' or '3 unknown', of jobs to run with their seconds; where NaN, unknown."""
     known = left.dropna(subset="seconds")
     hours, n_unknown = known["seconds"].sum() / 3600, len(left) - len(known)
-    told = f"{'' if known['is_alike'].all() else '~'}{'<0.1' if hours < 0.05 else f'{hours:.1f}'} h"
-    if not n_unknown:
-        return told
-    return f"{told} for {len(known)}, {n_unknown} unknown" if len(known) else f"{n_unknown} unknown"
+    text = f"{'' if known['is_alike'].all() else '~'}{'<0.1' if hours < 0.05 else f'{hours:.1f}'} h"
+    text += f" for {len(known)}, " * bool(n_unknown)
+    return text * bool(len(known)) + f"{n_unknown} unknown" * bool(n_unknown)
 
 
 def _needs(todo):
@@ -166,9 +143,4 @@ def _needs(todo):
         name = f"{name} {', '.join(normal for normal, _ in entries[:N_NAMED])}{more}".strip()
         # where ADLIB_DATA points to is said once, not with each
         lines.append(f"  {name}, for {n_jobs} job{'s' * (n_jobs > 1)}: {how.replace(f' (now {root})', '')}")
-    return _wrapped(lines or ["data and weights are all here"] * bool(todo))
-
-
-def _wrapped(paragraphs):
-    style = {"subsequent_indent": "    ", "break_long_words": False, "break_on_hyphens": False}
-    return [line for paragraph in paragraphs for line in textwrap.wrap(paragraph, WIDTH, **style)]
+    return lines or ["data and weights are all here"] * bool(todo)

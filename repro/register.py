@@ -1,12 +1,7 @@
 """The register, experiments.toml: which paper runs on which datasets, classes and seeds, with which settings.
 
-    register = load()
-    for job in jobs(register, papers=["two_stage"], datasets=["mnist"], classes=["8"], profile="quick"):
-        print(job["id"], job["dataset"], job["class"], job["seed"], job["settings"])
-
-A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others,
-so that other settings make another job. What the register does not hold (other settings, seeds or classes, a user's
-own images) is a trial: it may run, but not into results/.
+A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others.
+What the register does not hold (other settings, seeds, classes, own images) is a trial: it may run, not into results/.
 """
 
 import collections
@@ -25,17 +20,13 @@ PROTOCOLS = ["official", "80-20", "superclass"]
 _PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
 _RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
-_OWN_KEYS = ["like", "settings"]
-_OWN_IMAGES = ("folder:", "npz:")
+_KEYS = {"profiles": PROFILES, "gallery": _GALLERY_KEYS, "own": ["like", "settings"]}  # of tables in a paper's
 # classes and seeds of a paper on a dataset, split by a protocol
 Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds settings")
 
 
 def load(path: str | Path | None = None) -> dict:
-    """The register as a dict, paper -> table; `path` None: experiments.toml of the checkout.
-
-    Raises FileNotFoundError, and ValueError for a file that is no TOML or holds an unknown key, profile or protocol.
-    """
+    """The register as a dict, paper -> table (None: experiments.toml). FileNotFoundError; ValueError for a bad key."""
     path = CHECKOUT / "experiments.toml" if path is None else Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no register {path}")
@@ -47,9 +38,8 @@ def load(path: str | Path | None = None) -> dict:
         if not isinstance(table, dict):
             raise ValueError(f"{path}: {paper} stands outside of a paper's table")
         _choose(table, _PAPER_KEYS, f"{path}: key of [{paper}]")
-        _choose(table.get("profiles", {}), PROFILES, f"{path}: profile of [{paper}]")
-        _choose(table.get("gallery", {}), _GALLERY_KEYS, f"{path}: key of [{paper}.gallery]")
-        _choose(table.get("own", {}), _OWN_KEYS, f"{path}: key of [{paper}.own]")
+        for part, keys in _KEYS.items():
+            _choose(table.get(part, {}), keys, f"{path}: key of [{paper}.{part}]")
         for run in table.get("runs", []):
             _choose(run, _RUN_KEYS, f"{path}: key of [[{paper}.runs]]")
             _choose(run.get("profiles", []), PROFILES, f"{path}: profile of [[{paper}.runs]]")
@@ -84,7 +74,7 @@ def jobs(
     protocols = _choose(protocols, PROTOCOLS, "protocol") if protocols else None
     if any(isinstance(seed, bool) or not isinstance(seed, int) or seed < 0 for seed in seeds or []):
         raise ValueError(f"seeds are whole numbers from 0, not {seeds}")
-    own = [name for name in datasets or [] if name.startswith(_OWN_IMAGES)]
+    own = [name for name in datasets or [] if name.startswith(("folder:", "npz:"))]
     named = None if datasets is None else [name for name in datasets if name not in own]
 
     def cells_of(paper, run):
@@ -103,9 +93,14 @@ def jobs(
         there = ", ".join(dict.fromkeys(cell.protocol for cell in held)) or "none"
         by = ", ".join(protocols or ["any"])
         raise ValueError(f"the register holds no job {where} and protocol {by}; its protocols there: {there}")
-    for paper in papers:
-        run = {"datasets": [_absolute(name) for name in own], "protocols": protocols or ["official"]}
-        cells += cells_of(paper, {**run, "settings": _own_settings(register[paper], profile)})
+    paths = [name.partition(":") for name in own]  # made absolute: kernels run elsewhere
+    run = {"datasets": [f"{kind}:{Path(path).expanduser().resolve()}" for kind, _, path in paths]}
+    run["protocols"] = protocols or ["official"]
+    for paper in papers if own else []:
+        table = register[paper].get("own", {})
+        alike = (run for run in _runs(register[paper], profile) if table.get("like") in run["datasets"])
+        given = {**next(alike, {}).get("settings", {}), **table.get("settings", {})}
+        cells += cells_of(paper, {**run, "settings": given})
     if backbones:
         there = dict.fromkeys(cell.settings["backbone"] for cell in cells if "backbone" in cell.settings)
         _choose(backbones, there, f"backbone {where}")
@@ -113,9 +108,11 @@ def jobs(
 
     from repro import data  # imports torch: not before it is known that there is something to run
 
-    for cell in cells:
-        data.check_protocol(cell.dataset, cell.protocol)
-    cells = [cell._replace(classes=_classes(cell.dataset, cell.classes)) for cell in cells]
+    for number, (_, name, protocol, normals, *_) in enumerate(cells):
+        data.check_protocol(name, protocol)
+        names = data.class_names(name)
+        normals = names if normals == "all" else [names[data.class_index(name, normal)] for normal in normals]
+        cells[number] = cells[number]._replace(classes=normals)
     wanted = _named_classes(list(dict.fromkeys(cell.dataset for cell in cells)), classes or [])
     held_classes = {(cell.dataset, normal) for cell in cells for normal in cell.classes}
     held_seeds = {seed for cell in cells for seed in cell.seeds}
@@ -132,31 +129,24 @@ def jobs(
 
 def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile: str, settings: dict) -> dict:
     """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
-    values = (paper, dataset, normal, protocol, seed, profile, dict(settings))
-    content = dict(zip(("paper", "dataset", "class", "protocol", "seed", "profile", "settings"), values, strict=True))
+    content = {"paper": paper, "dataset": dataset, "class": normal, "protocol": protocol, "seed": seed}
+    content |= {"profile": profile, "settings": dict(settings)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return {**content, "id": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
 def all_ids(register: dict) -> set[str]:
-    """The ids of all jobs of the register, in every profile. Whatever is not in it is a trial, or stale.
-
-    Raises ValueError where two runs give one job two sets of settings.
-    """
+    """The ids of the register's jobs in every profile; ValueError where two runs give one job two sets of settings."""
     seen = {}
-    for paper in register:
-        for profile in PROFILES:
-            for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
-                if seen.setdefault(place(made), made["id"]) != made["id"]:
-                    raise ValueError(f"the register gives {describe(made)} twice, with different settings")
+    for paper, profile in itertools.product(register, PROFILES):
+        for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
+            if seen.setdefault(place(made), made["id"]) != made["id"]:
+                raise ValueError(f"the register gives {describe(made)} twice, with different settings")
     return set(seen.values())
 
 
 def place(entry: dict) -> tuple[str, ...]:
-    """What tells a job, or a result row, from the others beside which its rows stand, as a tuple of text.
-
-    Of its settings that is the backbone alone, which the rows keep apart: other settings make the same row anew.
-    """
+    """What tells a job, or a result row, from the others beside which its rows stand: its labels and its backbone."""
     settings = entry["settings"]
     backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
     return *(str(entry[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
@@ -191,40 +181,19 @@ def _runs(table, profile):
     return [run for run in table.get("runs", []) if profile in run.get("profiles", ["quick", "paper"])]
 
 
-def _absolute(name):
-    """folder:PATH with an absolute PATH: kernels run elsewhere."""
-    kind, path = name.split(":", 1)
-    return f"{kind}:{Path(path).expanduser().resolve()}"
-
-
-def _own_settings(table, profile):
-    """The settings for a user's images: of the first run on the dataset that they are most like, and their own."""
-    own = table.get("own", {})
-    alike = [run.get("settings", {}) for run in _runs(table, profile) if own.get("like") in run["datasets"]]
-    return {**(alike[0] if alike else {}), **own.get("settings", {})}
-
-
-def _classes(dataset, wanted):
-    """The wanted classes, or all of them, by the names of `data`."""
-    from repro import data
-
-    names = data.class_names(dataset)
-    return names if wanted == "all" else [names[data.class_index(dataset, normal)] for normal in wanted]
-
-
 def _named_classes(datasets, classes):
-    """dataset -> the wanted classes that it has; a class that none of them has is a ValueError."""
+    """dataset -> the wanted classes that it has, each once; a class that none of them has is a ValueError."""
     from repro import data
 
-    named = {name: [] for name in datasets}
-    for wanted in dict.fromkeys(classes):
+    named = {name: {} for name in datasets}
+    for wanted in classes:
         errors = []
         for name in datasets:
             # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
             if name == "coil100" and any(wanted in data.class_names(other) for other in datasets if other != name):
                 continue
             try:
-                named[name] += [normal for normal in _classes(name, [wanted]) if normal not in named[name]]
+                named[name][data.class_names(name)[data.class_index(name, wanted)]] = None
             except ValueError as error:
                 errors.append(error)
         if len(errors) == len(datasets):

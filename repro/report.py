@@ -10,6 +10,9 @@ import re
 from pathlib import Path
 
 import nbformat
+from math_core import LatexError, LatexToMathML
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 
 from repro.register import CHECKOUT, load
 from repro.rows import write_whole
@@ -31,11 +34,7 @@ main { max-width: 75em; margin: auto; } summary { font-family: monospace; paddin
 
 
 def write(folder: Path | str) -> Path:
-    """Write the report of results/ into a folder; returns the path of its index.
-
-    Raises FileNotFoundError where there is no gallery, ValueError for an equation that is none, and where nbconvert or
-    math-core are not installed.
-    """
+    """Write the report of results/ into a folder; returns its index. Raises FileNotFoundError without a gallery."""
     results = CHECKOUT / "results"
     gallery = [path for name in ("summary", *load()) if (path := results / "gallery" / f"{name}.ipynb").is_file()]
     if len(gallery) < 2 or gallery[0].stem != "summary":
@@ -69,12 +68,6 @@ def _notebook(text, suffix):
 
 def _converter(names):
     """A function from a notebook and its title to HTML, in which links lead to the pages `names` and to the web."""
-    try:
-        from math_core import LatexError, LatexToMathML
-        from nbconvert import HTMLExporter
-        from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
-    except ImportError as error:
-        raise ValueError(f"a report needs the package {error.name}: install the extra `dev`") from None
     mathml = LatexToMathML(fancy_error=False)
 
     def equation(latex, block):

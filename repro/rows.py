@@ -1,11 +1,7 @@
 """Result rows: one CSV per paper, one line per method and job; written whole or not at all, and merged under a lock.
 
-In a notebook, at its end (does nothing where `out_dir` is None):
-
-    lines = [rows.row(paper="two_stage", method="cae", dataset="mnist", class_="8", seed=0, auroc=0.93, ...)]
-    rows.save(out_dir, lines, {"index": range(n), "kind": kind, "is_anomalous": is_anomalous, "cae": scores})
-
-In the sweep: `merge("results/two_stage.csv", lines)`. A row is a dict of text; what does not apply is empty.
+A row is a dict of text; what does not apply is empty. A notebook makes rows by `row` and leaves them by `save`; the
+sweep puts them into results/ by `merge`.
 """
 
 import contextlib
@@ -13,8 +9,8 @@ import csv
 import gzip
 import io
 import json
+import math
 import os
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -29,8 +25,6 @@ _MEASURED = "n_train n_test n_anomalous train_seconds ms_per_image n_parameters 
 _YOUNGER = ["job_seconds", "diagnostics"]  # older files lack these
 COLUMNS = [*KEY, *METRICS, *_MEASURED, *"device steps data settings job status error torch commit finished".split()]
 COLUMNS += _YOUNGER
-
-_NEVER_EMPTY = KEY[:7]  # of a row that is `ok`
 _NUMBERS = ["seed", *_MEASURED, "steps", "job_seconds"]
 _DECIMALS = dict.fromkeys(METRICS, 6) | {"train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0, "job_seconds": 1}
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
@@ -63,29 +57,24 @@ def _cell(name, value):
         text = json.dumps(value, default=float)
         return json.dumps(json.loads(text, parse_float=lambda x: float(f"{float(x):.6g}")), separators=(",", ":"))
     if name in _DECIMALS:
-        try:
+        with contextlib.suppress(ValueError):  # `_check` says what is wrong with it
             return f"{float(value):.{_DECIMALS[name]}f}"
-        except ValueError:
-            raise ValueError(f"{name} is {value!r}, not a number") from None
     return " ".join(str(value).split())
 
 
 def _check(cells, where):
     """ValueError, beginning with `where`, unless the row is whole and its values are what their columns hold."""
-    wanted = dict.fromkeys(_NUMBERS, "a number from 0") | dict.fromkeys(METRICS, "a number in [0, 1]")
-    for name, what in (wanted | {"diagnostics": "a JSON object"}).items():
-        try:
-            if name == "diagnostics":
-                is_good = isinstance(json.loads(cells[name]), dict)
-            else:
-                is_good = 0 <= float(cells[name]) <= (1 if name in METRICS else sys.float_info.max)
-        except ValueError:
-            is_good = cells[name] == ""
-        if not is_good:
-            raise ValueError(f"{where}: {name} is {cells[name]!r}, not {what}")
+    checks = dict.fromkeys(_NUMBERS, ("a number from 0", lambda text: 0 <= float(text) < math.inf))
+    checks |= dict.fromkeys(METRICS, ("a number in [0, 1]", lambda text: 0 <= float(text) <= 1))
+    checks["diagnostics"] = ("a JSON object", lambda text: isinstance(json.loads(text), dict))
+    for name, (what, is_good) in checks.items():
+        with contextlib.suppress(ValueError):
+            if cells[name] == "" or is_good(cells[name]):
+                continue
+        raise ValueError(f"{where}: {name} is {cells[name]!r}, not {what}")
     if cells["status"] not in ("ok", "failed"):
         raise ValueError(f"{where}: status is {cells['status']!r}, neither 'ok' nor 'failed'")
-    missing = [name for name in (_NEVER_EMPTY if cells["status"] == "ok" else ["job"]) if cells[name] == ""]
+    missing = [name for name in (KEY[:7] if cells["status"] == "ok" else ["job"]) if cells[name] == ""]
     if missing:
         raise ValueError(f"{where}: {', '.join(missing)} must not be empty where status is {cells['status']!r}")
 
@@ -103,24 +92,20 @@ def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]
     """
     if out_dir is None:
         return
-    columns = {name: _column(values) for name, values in scores.items()}
+    import numpy as np
+
+    columns = {}
+    for name, values in scores.items():
+        values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
+        values = values.astype(int) if values.dtype == bool else values
+        columns[name] = list(map(str, values))  # floats in the fewest digits that give them back
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1:
         raise ValueError(f"the columns of scores differ in length: {lengths}")
     text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows(zip(*columns.values(), strict=True))
+    csv.writer(text, lineterminator="\n").writerows([columns, *zip(*columns.values(), strict=True)])
     packed = gzip.compress(text.getvalue().encode(), mtime=0)  # no time stamp: the same run leaves the same bytes
     write_all({Path(out_dir, "scores.csv.gz"): packed, Path(out_dir, "rows.csv"): _table(rows, "rows")})
-
-
-def _column(values):
-    """One column of scores as text: floats in the fewest digits that give them back, booleans as 0 and 1."""
-    import numpy as np
-
-    values = np.asarray(values.detach().cpu() if hasattr(values, "detach") else values)
-    return [str(value) for value in (values.astype(int) if values.dtype == bool else values)]
 
 
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
@@ -137,29 +122,19 @@ def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss:
         return
     _last_progress[path] = (now, what)
     content = {"done": int(done), "total": int(total), "what": str(what)}
-    if loss is not None:
-        content["loss"] = float(loss)
+    content |= {} if loss is None else {"loss": float(loss)}
     write_whole(path, json.dumps(content).encode(), durable=False)
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
-    """The rows of a result file as dicts of text; [] where there is no such file.
-
-    Raises ValueError, naming file and line, as `read_table` does, and for a value that its column cannot hold, a row
-    without its key or with another's.
-    """
-    try:
-        lines = read_table(path, COLUMNS, COLUMNS[: -len(_YOUNGER)])
-    except FileNotFoundError:
-        return []
-    seen = set()
-    for number, cells in lines:
+    """The rows of a result file as dicts of text, [] without one. Raises ValueError naming a line that is none."""
+    rows = {}
+    for number, cells in read_table(path, COLUMNS, COLUMNS[: -len(_YOUNGER)]) if os.path.exists(path) else []:
         _check(cells, f"{path}, line {number}")
         key = _key(cells) if cells["status"] == "ok" else cells["job"]
-        if key in seen:
+        if rows.setdefault(key, cells) is not cells:
             raise ValueError(f"{path}, line {number}: a second row of the same key")
-        seen.add(key)
-    return [cells for _, cells in lines]
+    return list(rows.values())
 
 
 def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | None = None) -> None:
@@ -176,10 +151,8 @@ def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         rows = standing(read(path), new_rows)
-        do_stand = all(cells in rows for cells in new_rows)
-        write_all(
-            {**((do_stand and files) or {}), path: _table(rows, path)}
-        )  # last the table: it says that all is there
+        files = files if files and all(cells in rows for cells in new_rows) else {}
+        write_all({**files, path: _table(rows, path)})  # last the table: it says that all is there
 
 
 def standing(rows: Sequence[dict], new_rows: Sequence[dict] = ()) -> list[dict[str, str]]:
@@ -187,24 +160,24 @@ def standing(rows: Sequence[dict], new_rows: Sequence[dict] = ()) -> list[dict[s
     good = {_key(cells): cells for cells in rows if cells["status"] == "ok"}
     failed = {cells["job"]: cells for cells in [*rows, *new_rows] if cells["status"] == "failed"}
     runs = {}
-    for cells in (cells for cells in new_rows if cells["status"] == "ok"):
-        runs.setdefault(cells["job"], {})[_key(cells)] = cells
+    for cells in new_rows:
+        if cells["status"] == "ok":
+            runs.setdefault(cells["job"], {})[_key(cells)] = cells
     for job, run in runs.items():
         failed.pop(job, None)
         rivals = [good[key]["finished"] for key in run if key in good]  # UTC in ISO 8601: text sorts as time does
         if max(cells["finished"] for cells in run.values()) >= max(rivals, default=""):
             good |= run
-    return sorted([*good.values(), *failed.values()], key=_order)
+
+    def order(cells):  # numbers as numbers: class 2 before class 10
+        texts = (*_key(cells), cells["job"])
+        return [(not text.isdecimal(), text.zfill(9) if text.isdecimal() else text) for text in texts]
+
+    return sorted([*good.values(), *failed.values()], key=order)
 
 
 def _key(cells):
     return tuple(cells[name] for name in KEY)
-
-
-def _order(cells):
-    """Sorts by KEY, numbers as numbers (class 2 before class 10), then by job."""
-    texts = (*_key(cells), cells["job"])
-    return [(not text.isdecimal(), text.zfill(9) if text.isdecimal() else text) for text in texts]
 
 
 def _table(rows, where):
@@ -213,8 +186,7 @@ def _table(rows, where):
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     for cells in rows:
-        odd = sorted(set(cells) ^ set(COLUMNS))
-        if odd:
+        if odd := sorted(set(cells) ^ set(COLUMNS)):
             raise ValueError(f"{where}: a row lacks, or has beside the columns: {', '.join(odd)}")
         cells = {name: _cell(name, value) for name, value in cells.items()}
         _check(cells, where)
@@ -261,19 +233,18 @@ def write_all(files: Mapping[str | Path, bytes], durable: bool = True) -> None:
     A reader sees an old file or a new one, whole; where there is no room for all of them, all stay as they are.
     durable: also after a loss of power. Makes folders. Two writers of one path must hold a lock of their own.
     """
-    temporary = {Path(path): Path(f"{path}.tmp") for path in files}
     try:
-        for (path, beside), content in zip(temporary.items(), files.values(), strict=True):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(beside, "wb") as file:
+        for path, content in files.items():
+            Path(path).parent.mkdir(parents=True, exist_ok=True)
+            with open(f"{path}.tmp", "wb") as file:
                 file.write(content)
                 file.flush()
                 if durable:
                     os.fsync(file.fileno())
-        for path, beside in temporary.items():
-            os.replace(beside, path)
+        for path in files:
+            os.replace(f"{path}.tmp", path)
     except OSError:  # no room: the half of it is of no use
-        for beside in temporary.values():
+        for path in files:
             with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+                os.unlink(f"{path}.tmp")
         raise

@@ -1,11 +1,7 @@
-"""The sweep: jobs of the register -> a process each (`job.py`) -> result rows.
+"""The sweep: jobs of the register -> a process each (`job.py`) -> result rows, which only the parent writes.
 
-    register = load()
-    report = reproduce(jobs(register, profile="quick"), "results", n_jobs=2)    # report["failed"]: what did not work
-
-A job whose process died is submitted again. Only the parent writes under `out`. A notebook may leave a file
-`checkpoint.pt` beside its rows, as often as it likes: it finds the newest one there when its job is run again. What is
-shown meanwhile stands in `display.py`; the same is kept, job by job, in out/logs/.
+A job whose process died is submitted again. A notebook may leave a file `checkpoint.pt` beside its rows, as often as it
+likes: it finds the newest one there when its job is run again.
 """
 
 import contextlib
@@ -37,10 +33,7 @@ LONGEST = 150  # bytes of a file's name, of the 255 that file systems take: ther
 
 
 def notebook_path(out: str | Path, job: dict) -> Path:
-    """Where the executed notebook of a job stands under `out`.
-
-    A hash follows where the name is not all that tells the job: folder:PATH, odd characters, too many of them.
-    """
+    """Where a job's executed notebook stands under `out`; a hash follows where its name does not tell the job."""
     dataset = job["dataset"]
     if ":" in dataset:  # the last part of the path, since many end alike
         kind, path = dataset.split(":", 1)
@@ -66,10 +59,7 @@ def log_path(out: str | Path, job: dict) -> Path:
 
 
 def checkpoint_path(out: str | Path, job: dict) -> Path:
-    """Where the newest checkpoint of a job stands under `out` until its rows are in: beside its executed notebook.
-
-    The job's id is in its name, so that it serves no job with other settings.
-    """
+    """Where a job's newest checkpoint stands until its rows are in; its id is in the name, for it serves no other."""
     return notebook_path(out, job).with_suffix(f".{job['id']}.pt")
 
 
@@ -80,15 +70,11 @@ def rows_path(out: str | Path, job: dict) -> Path:
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
     """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`."""
-    taken = {}  # place -> ids of the ok rows there
-    for path in {rows_path(out, job) for job in jobs}:
-        for row in rows.read(path):
-            if row["status"] == "ok":
-                taken.setdefault(place(row), set()).add(row["job"])
+    good = [row for path in {rows_path(out, job) for job in jobs} for row in rows.read(path) if row["status"] == "ok"]
+    ids, places = {row["job"] for row in good}, {place(row) for row in good}
     todo, done, stale = [], [], []
     for job in jobs:
-        ids = taken.get(place(job), ())
-        (done if job["id"] in ids else stale if ids else todo).append(job)
+        (done if job["id"] in ids else stale if place(job) in places else todo).append(job)
     return todo, done, stale
 
 
@@ -102,8 +88,7 @@ def reproduce(
     gpus: Sequence[str] = (),
     submit: Callable[..., Future] | None = None,
 ) -> dict[str, Any]:
-    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two for each GPU, or where there are none
-    two, if there are as many cores).
+    """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two, or two a GPU, if the cores suffice).
 
     Says what it does on stdout, with bars on stderr where that is a terminal. gpus: what CUDA_VISIBLE_DEVICES may hold,
     one for each job in turn, so that it sees its own and no other; (): jobs see what this process sees. Returns a dict:
@@ -129,11 +114,10 @@ def reproduce(
     n_jobs = max(1, min(n_jobs or usual, len(todo)))
     options = {"notebooks": str(notebooks), "device": device, "commit": commit()}
     variables = [environment(max(1, cores() // n_jobs), gpu) for gpu in gpus or [None]]
-    started, inside, spent = time.monotonic(), 0.0, 0.0
+    started, inside, spent, is_local = time.monotonic(), 0.0, 0.0, submit is None
     with contextlib.ExitStack() as stack:
         root = stack.enter_context(tempfile.TemporaryDirectory(prefix="adlib-", ignore_cleanup_errors=True))
         display = stack.enter_context(Display(len(todo), n_jobs))
-        is_local = submit is None
         submit = stack.enter_context(processes(root)) if is_local else submit
 
         def begin(job, attempt, number):
@@ -143,8 +127,8 @@ def reproduce(
             _carry(checkpoint_path(out, job), work / CHECKPOINT)
             _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
             future = submit(job, options | {"work": str(work)}, variables[number % len(variables)])
-            told = {"progress": None, "noted": 0.0, "since": time.monotonic()}
-            return {"job": job, "attempt": attempt, "number": number, "work": work, "future": future, **told}
+            task = {"job": job, "attempt": attempt, "number": number, "work": work, "future": future}
+            return task | {"progress": None, "noted": 0.0, "since": time.monotonic()}
 
         def show(running):
             for task in running:
@@ -197,10 +181,10 @@ def _follow(task, out):
     """Read what a running job says of itself; into its log once a minute, and when it begins something else."""
     try:
         progress = json.loads(Path(task["work"], "progress.json").read_text(encoding="utf-8"))
-        text = progress_text(progress)
+        text, before = progress_text(progress), task["progress"]
     except (OSError, ValueError, KeyError, TypeError):  # none yet
         return
-    before, task["progress"] = task["progress"], progress
+    task["progress"] = progress
     if before is None or before["what"] != progress["what"] or time.monotonic() - task["noted"] >= NOTE_EVERY:
         _note(out, task["job"], text)
         task["noted"] = time.monotonic()
@@ -208,8 +192,7 @@ def _follow(task, out):
 
 def _note(out, job, *texts):
     """Lines at the end of a job's log, the first with the time (UTC)."""
-    lines = "\n".join(text.rstrip("\n") for text in texts if text)
-    path = log_path(out, job)
+    lines, path = "\n".join(text.rstrip("\n") for text in texts if text), log_path(out, job)
     with contextlib.suppress(OSError):  # a sweep goes on without its logs, and says what is wrong when it writes rows
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
@@ -228,10 +211,10 @@ def _carry(source, target):
 
 
 def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
-    """Write what a job gave under `out`: notebook, scores and rows, all of them or none (see `rows.merge`).
+    """Write what a job gave under `out`, notebook, scores and rows, all of them or none (see `rows.merge`).
 
-    A failed job leaves a failed row and NAME.failed.ipynb; what an earlier success left stays as it is, and its
-    checkpoint too. In results/ a job that was run on stand-ins counts as failed.
+    A failed job leaves a failed row and NAME.failed.ipynb, beside what an earlier success left, and its checkpoint. In
+    results/ a job that was run on stand-ins counts as failed.
     """
     path = notebook_path(out, job)
     failed, checkpoint = path.with_suffix(".failed.ipynb"), checkpoint_path(out, job)
@@ -244,10 +227,8 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
         files = {failed: outcome["notebook"].encode()} if outcome["notebook"] else {}
         rows.merge(rows_path(out, job), [rows.row(**row)], files)
         return
-    files = {path: outcome["notebook"].encode()}
-    if outcome["scores"] is not None:
-        files[scores_path(out, job)] = outcome["scores"]
-    rows.merge(rows_path(out, job), outcome["rows"], files)
+    scores = {} if outcome["scores"] is None else {scores_path(out, job): outcome["scores"]}
+    rows.merge(rows_path(out, job), outcome["rows"], {path: outcome["notebook"].encode(), **scores})
     for leftover in (failed, checkpoint, checkpoint.with_name(f"{checkpoint.name}.tmp")):
         leftover.unlink(missing_ok=True)
 
@@ -270,8 +251,8 @@ def _line(job, outcome):
     if outcome["error"]:
         return f"FAILED {describe(job)}: {outcome['error']}"
     scored = [row for row in outcome["rows"] if row["auroc"]]
-    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6])
-    values += f" and {len(scored) - 6} more" if len(scored) > 6 else ""
+    values = ", ".join(f"{row['method']} {float(row['auroc']):.4f}" for row in scored[:6]) or "no AUROC"
+    values += f" and {len(scored) - 6} more" * (len(scored) > 6)
     is_random = any(row["weights"].endswith("/random") for row in scored)
     warning = "; RANDOM backbone weights: its figures say nothing about the paper" * is_random
-    return f"{describe(job)}: {values or 'no AUROC'} ({outcome['seconds']:.0f} s{warning})"
+    return f"{describe(job)}: {values} ({outcome['seconds']:.0f} s{warning})"

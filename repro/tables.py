@@ -1,8 +1,4 @@
-"""The pages that `make summary` writes: summary.md, classes.md, gaps.md and the tables of the README.
-
-tables.write_summary("results/notebooks/summary.ipynb", "results")     # the executed notebook makes its tables itself
-tables.write_classes("results"), tables.write_gaps("results"), tables.write_readme("README.md")
-"""
+"""The pages that `make summary` writes: summary.md, classes.md, gaps.md and the tables of the README."""
 
 import json
 import re
@@ -11,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro import claims, compare
+from repro import claims, compare, register
 from repro.rows import write_whole
 
 
@@ -47,9 +43,6 @@ def span(values: pd.Series) -> str:
     return "" if values.isna().all() else low if low == high else f"{low} to {high}"
 
 
-# ---- class by class ------------------------------------------------------------------------------------------------
-
-
 def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
     """What to draw per class: one figure per paper, dataset, protocol and metric with rows, for `plots.class_bars`.
 
@@ -69,27 +62,21 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
         if not is_left and not compare.is_variant(line["method"], baselines if owner == "baselines" else {owner}):
             places.setdefault(place, {}).setdefault(owner, []).append(line)
     owners = dict.fromkeys(line["row_paper"] for line in ran if line["row_paper"] != "baselines")
-    found = [(owner, place) for owner in owners for place in places if owner in places[place]]
-    found += [("baselines", place) for place in places if [*places[place]] == ["baselines"]]
-    for owner, place in found:
-        series = {}
+    shown = [(owner, place) for owner in owners for place in places if owner in places[place]]
+    shown += [("baselines", place) for place in places if [*places[place]] == ["baselines"]]
+    for owner, place in shown:
+        lines, series = {}, []
         own = sorted(places[place][owner], key=lambda line: line["method"] != owner)
         for line in [*own, *sorted(places[place].get("baselines", []), key=lambda line: line["paper"] != owner)]:
-            series.setdefault((line["method"], line["row_weights"]), line)
-        ran_classes = {name for line in series.values() for name in line["classes"]}
-        names = [name for name in compare.class_names(place[0]) if name in ran_classes]
-        series = [
-            {
-                "label": f"{line['label']}, {line['profile']}",
-                "color": colors.setdefault(line["method"], len(colors)),
-                "classes": line["classes"],
-                "published": line["published"] if line["paper"] == owner and line["printed"] else None,
-                "record": line,
-            }
-            for line in series.values()
-        ]
-        names += sorted(ran_classes - set(names))
-        title = f"{owner}: {place[0]}, {place[1]}"
+            lines.setdefault((line["method"], line["row_weights"]), line)
+        for line in lines.values():
+            one = {"label": f"{line['label']}, {line['profile']}", "classes": line["classes"], "record": line}
+            one["color"] = colors.setdefault(line["method"], len(colors))
+            one["published"] = line["published"] if line["paper"] == owner and line["printed"] else None
+            series.append(one)
+        names = {name for line in lines.values() for name in line["classes"]}
+        known = [name for name in compare.class_names(place[0]) if name in names]
+        title, names = f"{owner}: {place[0]}, {place[1]}", known + sorted(names - {*known})
         drawn.append({"title": title, "metric": place[2], "class_names": names, "series": series})
     return drawn
 
@@ -105,12 +92,14 @@ def write_classes(out_dir: Path | str, results_dir: compare.Folder = None) -> Pa
     ]
     for figure in figures(records, compare.ours_alone(records, results_dir)):
         names, own, commands = figure["class_names"], figure["series"][0]["record"], {}
-        table = {"class": [*names, "**mean**"], "printed": _printed(records, own, names)}
+        table = pd.DataFrame({"class": [*names, "**mean**"]})
+        if printed := _printed(records, own):
+            table["printed"] = [f"{printed[name]:.3f}" if name in printed else "" for name in [*names, "mean"]]
         for line in (one["record"] for one in figure["series"]):
             head = f"**{line['method']}**" if line["method"] == own["row_paper"] else line["method"]
-            table[head] = [*(_of_class(line, name) for name in names), line["ours"]]
+            cells = [(line["classes"].get(name, np.nan), line["spreads"].get(name, np.nan)) for name in names]
+            table[head] = [*(compare.as_text(*cell) for cell in cells), line["ours"]]
             commands.setdefault(_command(line), []).append(line["method"])
-        table = pd.DataFrame({head: column for head, column in table.items() if column})
         listed = "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items())
         parts += [f"## {_heading(own)}", markdown(table), listed]
     return _write(Path(out_dir) / "classes.md", parts)
@@ -120,20 +109,13 @@ def _heading(record):
     return f"{record['row_paper']} {record['dataset']} {record['protocol']} {record['metric']}"
 
 
-def _printed(records, own, names):
-    """What a paper prints of its own method, for these classes and the mean: of the backbone that ran, else any; []."""
-    same = records[(records["paper"] == own["row_paper"]) & (records["method"] == own["row_paper"])]
-    same = [line for line in same.to_dict("records") if [line[n] for n in SAME[1:]] == [own[n] for n in SAME[1:]]]
+def _printed(records, own):
+    """What a paper prints of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
+    place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
+    same = [line for line in records.to_dict("records") if [line[name] for name in ("paper", *SAME)] == place]
     same = [line for line in same if line["published_classes"]]
     same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
-    values = {**same[0]["published_classes"], "mean": same[0]["published"]} if same else {}
-    return [f"{values[name]:.3f}" if name in values else "" for name in [*names, "mean"]] if same else []
-
-
-def _of_class(record, name):
-    """'0.990 ± 0.001': our mean over seeds and its spread, of a class; '' where it did not run."""
-    one = {"n_seeds": name in record["classes"], "ours_mean": record["classes"].get(name)}
-    return compare.as_ours({**one, "ours_std": record["spreads"].get(name, np.nan)})
+    return {**same[0]["published_classes"], "mean": same[0]["published"]} if same else {}
 
 
 def _command(record):
@@ -146,25 +128,21 @@ def _command(record):
     )
 
 
-# ---- the README, and what papers leave open ------------------------------------------------------------------------
-
-
 def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
     """Write the tables of the README between their marks. Raises ValueError where marks are missing."""
-    from repro import register
-
     text, book = Path(path).read_text(encoding="utf-8"), register.load()
     for name, table in {"results": headline(book, results_dir), "costs": costs(book, results_dir)}.items():
-        before, start, rest = text.partition(START.format(name))
-        _, end, after = rest.partition(END.format(name))
+        marks = START.format(name), END.format(name)
+        before, start, rest = text.partition(marks[0])
+        _, end, after = rest.partition(marks[1])
         if not (start and end):
-            raise ValueError(f"{path} has no place for {name}: between {START.format(name)} and {END.format(name)}")
+            raise ValueError(f"{path} has no place for {name}: between {' and '.join(marks)}")
         text = f"{before}{start}\n\n{table}\n\n{end}{after}"
     write_whole(path, text.encode())
 
 
 def headline(register: dict, results_dir: compare.Folder = None) -> str:
-    """What each paper asks, what it printed of its own method, what came out, and how it was run, as Markdown.
+    """What each paper asks and printed of its own method, what came out, and how it was run, as Markdown.
 
     One line for each printed number with rows; the others are named below the table. Where nothing else ran of the own
     method on a dataset, the same with another backbone than the printed one stands in.
@@ -172,52 +150,44 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
     records = compare.compare(None, results_dir)
     alone = compare.ours_alone(records, results_dir)
     alone = alone[alone["profile"] != "demo"]
-    checked, lines, not_run = claims.check(claims.load(), results_dir), [], []
-    records = records[(records["method"] == records["paper"]) & records["paper"].isin(list(register))]
+    checked, lines, not_run, papers = claims.check(claims.load(), results_dir), [], [], list(register)
+    records = records[(records["method"] == records["paper"]) & records["paper"].isin(papers)]
     ran = set(records.loc[records["n_seeds"] > 0, ["paper", "dataset"]].itertuples(index=False, name=None))
-    for record in sorted(records.to_dict("records"), key=lambda record: list(register).index(record["paper"])):
-        paper, ours = record["paper"], record
+    for record in sorted(records.to_dict("records"), key=lambda record: papers.index(record["paper"])):
+        paper, ours, metric = record["paper"], record, claims.NAMES[record["metric"]]
+        metric = {"auroc": "", "balanced_accuracy": "balanced accuracy"}.get(record["metric"], metric)
+        place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", ""), metric]))
         others = alone[(alone[SAME] == [record[name] for name in SAME]).all(axis=1)].to_dict("records")
         if others and (paper, record["dataset"]) not in ran:
             ours = {**others[0], "published_classes": record["published_classes"]}
         if not ours["n_seeds"]:
             backbone = f" with {record['weights']}" if record["weights"] else ""
-            not_run.append(f"{paper}{backbone} on {_place(record)} ({record['printed']})")
+            not_run.append(f"{paper}{backbone} on {place} ({record['printed']})")
             continue
         word, _, run = ours["verdict"].partition(": ")
         run = run or compare.extent((ours["n_classes"], ours["n_expected"], 0), ours["profile"], ours["n_seeds"])
         if ours is not record:
             word, run = "indicative", f"{run}, {ours['weights'].split('/')[0]} in place of {record['weights']}"
-        these = compare.mean_of_these(ours)
+        these, link = compare.mean_of_these(ours), f"[`{paper}`](notebooks/{paper}.ipynb)"
         asks = f"{register[paper].get('asks', '')} {claims.answer(checked, paper)}".strip()
-        said = ["", ""] if any(line[0].startswith(f"[`{paper}`]") for line in lines) else [paper, asks]
-        said[0] = said[0] and f"[`{paper}`](notebooks/{paper}.ipynb)"
+        said = ["", ""] if any(line[0] == link for line in lines) else [link, asks]
         printed = record["printed"] + ("" if np.isnan(these) else f" (for these {these:.3f})")
-        link = f"[{word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
-        lines.append([*said, _place(record), printed, ours["ours"], link, run])
+        verdict = f"[{word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
+        lines.append([*said, place, printed, ours["ours"], verdict, run])
     table = pd.DataFrame(lines, columns=["paper", "asks, and what came out", "on", "printed", "ours", "verdict", "run"])
     return markdown(table) + (f"\n\nPrinted and not run: {'; '.join(not_run)}." if not_run else "")
 
 
-def _place(record):
-    """'mnist', 'mvtec, pixel AUROC', 'coil100, 80-20': protocol and metric unless they are the usual ones."""
-    metric = {"auroc": "", "balanced_accuracy": "balanced accuracy"}.get(
-        record["metric"], claims.NAMES[record["metric"]]
-    )
-    return ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", ""), metric]))
-
-
 def costs(register: dict, results_dir: compare.Folder = None) -> str:
     """What a job of each paper takes, from the rows: minutes, memory, device, as Markdown."""
-    rows = compare.read_all(results_dir)
-    rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & rows["paper"].isin(list(register))]
+    rows, papers = compare.read_all(results_dir), list(register)
+    rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & rows["paper"].isin(papers)]
     rows = rows.join(compare.run_seconds(rows).rename("seconds"), on="job").dropna(subset="seconds")
     rows = rows.assign(minutes=(rows["seconds"] / 60).round(1).clip(0.1), gb=rows["peak_memory_mb"] / 1000)
     groups = rows.groupby(["paper", "dataset", "profile"], as_index=False)
-    table = groups.agg(
-        minutes=("minutes", span), gb=("gb", "max"), device=("device", lambda names: ", ".join(sorted({*names})))
-    )
-    table = table.sort_values("paper", key=lambda papers: papers.map(list(register).index), kind="stable")
+    devices = ("device", lambda names: ", ".join(sorted({*names})))
+    table = groups.agg(minutes=("minutes", span), gb=("gb", "max"), device=devices)
+    table = table.sort_values("paper", key=lambda column: column.map(papers.index), kind="stable")
     table = table.assign(paper="`" + table["paper"] + "`", gb=table["gb"].map("{:.1f} GB".format).replace("nan GB", ""))
     return markdown(table.rename(columns={"minutes": "minutes a class and seed", "gb": "memory", "device": "on"}))
 
@@ -232,8 +202,7 @@ def write_gaps(out_dir: Path | str, notebooks: Path | str = compare.CHECKOUT / "
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         text = "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
         section = re.search(r"(?ms)^## 8\. [^\n]*\n(.*?)(?=^## 9\. )", text)
-        if section and (table := re.search(r"(?m)^\|.*(?:\n\|.*)*", section[1])):
+        if section and re.search(r"(?m)^\|", section[1]):
             title = re.search(r"(?m)^# (.+)$", text)[1]
-            before, after = section[1][: table.start()].strip(), section[1][table.end() :].strip()
-            parts += [f"## `{path.stem}`: [{title}](../notebooks/{path.name})", before, table[0], after]
+            parts += [f"## `{path.stem}`: [{title}](../notebooks/{path.name})", section[1].strip()]
     return _write(Path(out_dir) / "gaps.md", parts)

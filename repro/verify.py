@@ -1,8 +1,4 @@
-"""Jobs run again: the rows of before beside those of now.
-
-records = verify(jobs, "results", "build/verify")
-print(verify_text(records, jobs))
-"""
+"""Jobs run again: the rows of before beside those of now."""
 
 from pathlib import Path
 
@@ -27,26 +23,21 @@ def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> 
     n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
     differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
     Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
-    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing" without
-    a new row.
+    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing".
     """
     ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
-    old, new = (
-        by_metric(
-            frame([row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"])
-        )
-        for folder in (old_folder, new_folder)
-    )
-    old, new = (
-        rows.assign(run=rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?"))
-        for rows in (old, new)
-    )
+
+    def of(folder):
+        good = [row for paper in papers for row in read(Path(folder, f"{paper}.csv")) if row["status"] == "ok"]
+        rows = by_metric(frame(good))
+        run = rows["device"] + ", torch " + rows["torch"] + ", commit " + rows["commit"].replace("", "?")
+        return rows.assign(run=run)
+
+    old, new = of(old_folder), of(new_folder)
     key = [*(name for name in KEY if name != "seed"), "metric"]  # what two seeds of a method share
     seeds = old.groupby(key)["value"]
-    old = old.assign(n_seeds=seeds.transform("size"), std=seeds.transform("std"))
-    old["spread"] = [
-        t_quantile(n) * s * 2**0.5 if n > 1 else np.nan for n, s in zip(old["n_seeds"], old["std"], strict=True)
-    ]
+    old = old.assign(n_seeds=seeds.transform("size"), spread=seeds.transform("std") * 2**0.5)  # NaN of one seed
+    old["spread"] *= old["n_seeds"].map(t_quantile)
     old = old[old["job"].isin(ids)].sort_values("job", key=lambda job: job.map(ids.index), kind="stable")
     both = old.merge(new[[*key, "job", "value", "run"]], "left", [*key, "job"], suffixes=("", "_new"))
     both["difference"] = (both["value_new"] - both["value"]).round(6)

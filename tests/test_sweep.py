@@ -1,5 +1,6 @@
 import contextlib
 import csv
+import gc
 import gzip
 import json
 import os
@@ -634,6 +635,7 @@ def test_what_a_process_finds_in_its_environment_is_its_own(tmp_path):
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "no card"
 
 
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the kernel that could not be reached
 def test_a_kernel_that_cannot_use_sockets_of_the_file_system_talks_by_tcp(tmp_path, monkeypatch):
     """As in a folder whose path is too long for them."""
     long = tmp_path / ("x" * 80)
@@ -644,3 +646,4 @@ def test_a_kernel_that_cannot_use_sockets_of_the_file_system_talks_by_tcp(tmp_pa
     given = runner.job_parameters(toy.toy_job(), "cpu", str(tmp_path), notebooks / "toy.ipynb")
     runner.execute(notebooks / "toy.ipynb", long / "executed.ipynb", given)
     assert len(rows.read(tmp_path / "rows.csv")) == 2
+    gc.collect()

@@ -1,8 +1,4 @@
-"""Prepared images, kept: both splits of a dataset at one size in one npz file, whose checksums numpy compares.
-
-write(path, (train, test))
-train, test = read(path)
-"""
+"""Prepared images, kept: both splits of a dataset at one size in one npz file, whose checksums numpy compares."""
 
 import io
 import json
@@ -44,13 +40,11 @@ def read(path: Path) -> tuple[Images, Images]:
     """The two splits; raises FileNotFoundError where there is no file, ValueError where it is damaged or older."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            about, both = json.loads(archive["about"].tobytes()), []
+            about, tensors = json.loads(archive["about"].tobytes()), {"train": {}, "test": {}}
             assert about["version"] == VERSION
-            for split in ("train", "test"):
-                names = [name for name in archive.files if name.startswith(f"{split}_")]
-                tensors = {name.partition("_")[2]: torch.from_numpy(archive[name]) for name in names}
-                both.append(Images(**about[split], **tensors))
-        return tuple(both)
+            for split, name in (key.split("_", 1) for key in archive.files if key != "about"):
+                tensors[split][name] = torch.from_numpy(archive[f"{split}_{name}"])
+        return Images(**about["train"], **tensors["train"]), Images(**about["test"], **tensors["test"])
     except FileNotFoundError:
         raise
     except Exception as error:  # what is no archive, or a damaged one, raises many kinds

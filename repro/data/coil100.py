@@ -3,9 +3,7 @@
     train, test = read("coil100", root, None, 32, "antialias")
 
 An image is named by object and angle in degrees, obj1__0.png, obj1__5.png, ... obj100__355.png; it has three channels
-and 128 x 128 pixels. They are looked for in coil-100/, in coil100/ and in the official archive, whose members are read
-where they lie: nothing is unpacked, and files of any other name are not looked at. Nobody has split these images: all
-are train, none is test.
+and 128 x 128 pixels. Members of the archive are read where they lie. Nobody has split these images: all are train.
 """
 
 import hashlib
@@ -42,10 +40,9 @@ def alias(plain_name: str) -> str:
 def here(name: str, folder: Path) -> list[str]:
     """The objects of which there are any views, in the order of NAMES; all of a damaged archive, or of one without."""
     try:
-        objects = {label for label, _ in _views(folder)[0]}
+        return [NAMES[label] for label in sorted({label for label, _ in _views(folder)[0]})]
     except ValueError:
         return list(NAMES)
-    return [object_name for label, object_name in enumerate(NAMES) if label in objects]
 
 
 def read(name: str, folder: Path, category: None, size: int | None, resample: str) -> tuple[Images, Images]:
@@ -57,16 +54,16 @@ def read(name: str, folder: Path, category: None, size: int | None, resample: st
     """
     views, where = _views(folder)
     digest, parts, shape = hashlib.sha256(), [], None
-    for key in sorted(views):
+    for _, view in sorted(views.items()):
         try:
-            content = views[key].read_bytes()
+            content = view.read_bytes()
         except Exception as error:  # a damaged archive raises many kinds
-            raise ValueError(f"{where} is truncated or damaged: {views[key].name} cannot be read: {error}") from error
-        digest.update(views[key].name.encode() + b"\0" + content)
-        image = images.read(where / views[key].name, content).expand(3, -1, -1)
+            raise ValueError(f"{where} is truncated or damaged: {view.name} cannot be read: {error}") from error
+        digest.update(view.name.encode() + b"\0" + content)
+        image = images.read(where / view.name, content).expand(3, -1, -1)
         shape = shape or image.shape
         if image.shape != shape:
-            raise ValueError(f"{where / views[key].name} is not of the size of the images before it")
+            raise ValueError(f"{where / view.name} is not of the size of the images before it")
         parts.append(image if size is None else images.resize(image[None], size, resample)[0])
     pixels, labels = torch.stack(parts), torch.tensor([label for label, _ in sorted(views)])
     source = f"zip:{sha8(where)}" if where.name == ARCHIVE else f"folder:{digest.hexdigest()[:8]}"
@@ -84,16 +81,11 @@ def check_copy(both: list[Images], path: Path) -> None:
 
 
 def _views(folder: Path) -> tuple[dict[tuple[int, int], Path | zipfile.Path], Path]:
-    """{(label, angle): image}, and the folder or archive where they lie, the first of three that holds any.
-
-    Raises ValueError for an archive that is damaged, holds no views or one twice.
-    """
+    """{(label, angle): image}, and the folder or archive where they lie, the first of three that holds any."""
     for place in (folder / "coil-100", folder / "coil100", folder / ARCHIVE):
-        views = {}
+        views, is_archive = {}, place.name == ARCHIVE and place.is_file()
         try:
-            is_archive = place.name == ARCHIVE and place.is_file()
-            top = zipfile.Path(place) if is_archive else place
-            tops = [top, top / "coil-100/"] if is_archive else [top]
+            tops = [zipfile.Path(place), zipfile.Path(place) / "coil-100/"] if is_archive else [place]
             for path in (path for top in tops if top.is_dir() for path in top.iterdir()):
                 match = re.fullmatch(r"obj([1-9]\d?|100)__(0|[1-9]\d*)\.png", path.name)
                 if match and int(match[2]) in range(0, 360, 360 // N_VIEWS):

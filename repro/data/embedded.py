@@ -1,11 +1,7 @@
 """The datasets that need no files: scikit-learn's `digits`, and `textures`, drawn fabrics with exact masks of defects.
 
-    train, test = read("textures", None, "weave", None, "antialias")
-    image, mask = draw("weave", key=(0, 1, 7), defect="hole")      # uint8 (64, 64, 3), bool (64, 64)
-
 `textures` has the shape of MVTec AD in small: per category good images to train on, to test good ones and several kinds
-of defects, so that everything that wants masks can be tried and tested without a download. No two images are alike:
-phase, angle, period, waviness, light, tint and noise vary; the same key draws the same image.
+of defects. No two images are alike; the same key draws the same image.
 """
 
 import math
@@ -58,10 +54,8 @@ def _read_digits() -> tuple[Images, Images]:
 
 def draw_split(category: str, split: str, seed: int = 0) -> Images:
     """The images of a texture: "train" has 80 good ones, "test" 30 good ones and 8 of each defect."""
-    kinds = ["good"] * (N_TRAIN if split == "train" else N_GOOD)
-    if split == "test":
-        kinds += [defect for defect in DEFECTS for _ in range(N_PER_DEFECT)]
     part = ("train", "test").index(split)
+    kinds = ["good"] * (N_GOOD if part else N_TRAIN) + [kind for kind in DEFECTS for _ in range(N_PER_DEFECT * part)]
     drawn = [draw(category, (seed, part, i), None if kind == "good" else kind) for i, kind in enumerate(kinds)]
     images, masks = (torch.from_numpy(np.stack(arrays)) for arrays in zip(*drawn, strict=True))
     labels = torch.full((len(kinds),), NAMES.index(category))
@@ -70,15 +64,14 @@ def draw_split(category: str, split: str, seed: int = 0) -> Images:
 
 
 def draw(texture: str, key: tuple[int, ...], defect: str | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """One image of a texture and its mask, fixed by `key`, a tuple of whole numbers from 0.
+    """One image of a texture, uint8 (64, 64, 3), and its mask, bool (64, 64), fixed by `key`, whole numbers from 0.
 
     With a defect it is the same image but for the pixels of the mask, and every pixel of the mask differs.
     Raises ValueError for an unknown texture or defect.
     """
-    if texture not in NAMES:
-        raise ValueError(f"unknown texture {texture!r}: choose {', '.join(NAMES)}")
-    if defect is not None and defect not in DEFECTS:
-        raise ValueError(f"unknown defect {defect!r}: choose {', '.join(DEFECTS)}")
+    for what, name, names in (("texture", texture, NAMES), ("defect", defect, (None, *DEFECTS))):
+        if name not in names:
+            raise ValueError(f"unknown {what} {name!r}: choose {', '.join(filter(None, names))}")
     rng = np.random.default_rng([*key, NAMES.index(texture)])
     cloth = _cloth(texture, rng)
     noise = rng.normal(0, 0.014, (SIZE, SIZE, 1)) + rng.normal(0, 0.006, (SIZE, SIZE, 3))

@@ -2,15 +2,15 @@
 
     train, test = read("mvtec", root, "bottle", 256, "antialias")
 
-A category is a folder with train/good, test/<good or defect> and ground_truth/<defect>/<name>_mask.png. It is looked
-for in `folder`/mvtec and `folder`/mvtec_anomaly_detection, then in the cache's downloads/mvtec, where the official
-archive is unpacked, whether it lies in `folder` or was downloaded. Nothing is unpacked before the archive's checksum
-agrees, and that folder is whole or not there.
+A category is looked for in `folder`/mvtec and `folder`/mvtec_anomaly_detection, then in the cache's downloads/mvtec,
+where the official archive is unpacked, whether it lies in `folder` or was downloaded.
 """
 
 import hashlib
+import lzma
 import shutil
 import sys
+import tarfile
 from pathlib import Path
 
 import torch
@@ -50,10 +50,9 @@ def fetch(name: str) -> None:
 def read(name: str, folder: Path, category: str, size: int | None, resample: str) -> tuple[Images, Images]:
     """Train and test `Images` of one category, resized on reading as `own.read_folder` does it.
 
-    Labels count through NAMES, kinds are "good" and the defects, files are "bottle/test/crack/000.png"; source is
-    "official" where the checked archive was unpacked, else "folder:<sha8>". Raises FileNotFoundError for a category
-    without ground_truth/ and for a missing mask; ValueError for an archive that is altered or dangerous, for other
-    training folders than good and for unreadable images.
+    Kinds are "good" and the defects, files are "bottle/test/crack/000.png"; source is "official" where the checked
+    archive was unpacked, else "folder:<sha8>". Raises FileNotFoundError where ground_truth/ or a mask is missing;
+    ValueError for an altered or dangerous archive, for other training folders than good and for unreadable images.
     """
     unpacked = cache.downloads() / "mvtec"
     place = _unpacked(folder).get(category) or _unpacked(cache.downloads()).get(category)
@@ -63,8 +62,7 @@ def read(name: str, folder: Path, category: str, size: int | None, resample: str
         place = unpacked / category
         if not place.is_dir():
             raise ValueError(f"{folder / ARCHIVE} holds no folder {category}")
-    trained = own.class_names("folder", place)
-    if trained != ["good"]:
+    if (trained := own.class_names("folder", place)) != ["good"]:
         raise ValueError(f"{place / 'train'} holds {', '.join(trained)}, not good alone")
     if not (place / "ground_truth").is_dir():
         raise FileNotFoundError(f"{place} lacks ground_truth/, the masks of its defective images")
@@ -84,13 +82,7 @@ def _unpacked(folder: Path) -> dict[str, Path]:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpacks the archive beside `target` and renames it: killed at any moment, no half of it passes for the whole.
-
-    Raises ValueError for an archive that is altered or damaged, and for a member that would lie outside.
-    """
-    import lzma
-    import tarfile
-
+    """Unpacks the archive beside `target` and renames it: killed at any moment, no half of it passes for the whole."""
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != SHA256:

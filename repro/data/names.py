@@ -3,15 +3,14 @@
     class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
     class_index("cifar10", "airplane")     # 0
 
-`_MODULES` is the one table of them. A dataset's module has, the first three always:
+`_MODULES` is the one table of them. A dataset's module has CLASSES, here and read, and where they apply the others:
 
 - CLASSES: {dataset: its classes in the order of the labels}
 - here(name, folder): the classes that can be read from a folder, by the names of its files; what is damaged counts
 - read(name, folder, category, size, resample): train and test `Images`; resized only where that saves memory
 - put(name): what belongs into $ADLIB_DATA, as text; without it the module holds its images itself, and needs no folder
 - fetch(name): downloads into `cache.downloads()`, where `here` then finds it
-- CATEGORIES: those of its datasets whose classes are categories with defects of their own: each is read, prepared and
-  tested alone, on its own good and defective images
+- CATEGORIES: its datasets whose classes are categories, each read and tested alone on its good and defective images
 - SUPERCLASSES: {dataset: the classes of each superclass}, for the protocol superclass
 - alias(plain): a class by another name for it; check_copy(both, path): ValueError for an npz that cannot be right
 """
@@ -54,15 +53,13 @@ def parse(name: str) -> tuple[str, Path | None]:
 
 
 def class_names(name: str) -> list[str]:
-    """The classes of a dataset that can be normal: of a known dataset all (nothing is read), of folder: and npz: those
-    with training images. Raises ValueError for an unknown name, FileNotFoundError for a missing path."""
+    """The classes of a dataset that can be normal: all of a known one, of one's own those with training images."""
     kind, path = parse(name)
     return own.class_names(kind, path) if path else list(CLASS_NAMES[name])
 
 
 def class_index(name: str, wanted: object) -> int:
-    """The place of class `wanted` in `class_names(name)`; official names are accepted too ("airplane", "T-shirt/top",
-    "0 - zero"), of coil100 plain numbers, upper and lower case alike. Raises ValueError listing the choices."""
+    """The place of class `wanted`, by whatever name it goes ("airplane"), in `class_names(name)`. Raises ValueError."""
     return find(class_names(name), wanted, name)
 
 

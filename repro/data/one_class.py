@@ -69,9 +69,8 @@ def one_class(
 
     # Rows count through the train split and on through the test split.
     labels = torch.cat([train.labels, test.labels]).numpy()
-    is_normal = labels == target
-    if name in CATEGORY_DATASETS:
-        is_normal = np.array([kind == GOOD for kind in train.kinds + test.kinds])
+    is_category = name in CATEGORY_DATASETS
+    is_normal = np.array([kind == GOOD for kind in train.kinds + test.kinds]) if is_category else labels == target
     in_task = np.ones(len(labels), dtype=bool)
     if protocol == "superclass":
         siblings = next(classes for classes in SUPERCLASSES[name] if names[target] in classes)
@@ -95,33 +94,29 @@ def one_class(
 
     # What would fail after the training fails before it.
     if not len(train_rows):
-        raise ValueError(
-            f"{name} ({train.source}) has no training images of class {names[target]} in protocol {protocol}, or all "
-            f"are held out: choose {', '.join(names[label] for label in train.labels.unique().tolist())}"
-        )
+        none = f"no training images of class {names[target]} in protocol {protocol}, or all are held out"
+        trained = ", ".join(names[label] for label in train.labels.unique().tolist())
+        raise ValueError(f"{name} ({train.source}) has {none}: choose {trained}")
     for kind, is_of_kind in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not is_of_kind.any():
-            can_be_pooled = protocol == "official" and name not in CATEGORY_DATASETS
-            hint = "; protocol 80-20 splits the training images" if can_be_pooled else ""
+            hint = "; protocol 80-20 splits the training images" * (protocol == "official" and not is_category)
             raise ValueError(f"{name} has no {kind} test images where {names[target]} is normal{hint}")
     if protocol == "superclass" and held_out and not len(anomalies):
-        raise ValueError(
-            f"{name} ({train.source}) has no training images of the other classes in the superclass of "
-            f"{names[target]} ({', '.join(siblings)}), so no anomalies to validate on: give validation=0"
-        )
+        none = f"no training images of the other classes in the superclass of {names[target]} ({', '.join(siblings)})"
+        raise ValueError(f"{name} ({train.source}) has {none}, so no anomalies to validate on: give validation=0")
     source = train.source
     if protocol == "superclass" and set(siblings) <= set(test.kinds):
         source = source.partition(" (")[0]  # the copy may lack other classes: of this task it has all
 
     def take(what: str, rows: np.ndarray) -> torch.Tensor | list | None:
         """What train and test hold of that name, of sorted rows; the whole of both is never put together."""
-        if getattr(train, what) is None:
+        n, both = len(train.labels), (getattr(train, what), getattr(test, what))
+        if both[0] is None:
             return None
-        n = len(train.labels)
-        parts = [(getattr(train, what), rows[rows < n]), (getattr(test, what), rows[rows >= n] - n)]
-        if isinstance(parts[0][0], list):
-            return [values[row] for values, rows_of_split in parts for row in rows_of_split]
-        return torch.cat([values[torch.from_numpy(rows_of_split)] for values, rows_of_split in parts])
+        parts = zip(both, (rows[rows < n], rows[rows >= n] - n), strict=True)
+        if isinstance(both[0], list):
+            return [values[row] for values, of_split in parts for row in of_split]
+        return torch.cat([values[torch.from_numpy(of_split)] for values, of_split in parts])
 
     return OneClass(
         train=take("images", train_rows),
@@ -140,10 +135,7 @@ def one_class(
 
 
 def examples(split: OneClass, most: int = 5) -> list[int]:
-    """Indices of test images to show: two normal ones and the middle one of each of at most so many kinds of anomaly.
-
-    Kinds in the order of the test images; chosen by no score.
-    """
+    """Indices of test images to show: two normal ones, the middle one of each of the first `most` kinds of anomaly."""
     rows = {}
     for index, (kind, is_anomalous) in enumerate(zip(split.kind, split.is_anomalous.tolist(), strict=True)):
         rows.setdefault(kind if is_anomalous else None, []).append(index)

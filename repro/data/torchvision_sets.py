@@ -1,7 +1,5 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, checked and, where allowed, downloaded.
 
-    train, test = read("mnist", root, None, None, "antialias")      # from root/MNIST/raw
-
 No file is looked into before its checksum agrees, CIFAR's least of all: they are pickles, which can hold any code.
 """
 
@@ -52,8 +50,7 @@ def put(name: str) -> str:
 
 def here(name: str, folder: Path) -> list[str]:
     """All classes where the dataset's own folder holds any files, else none."""
-    files = (folder / _LAYOUT[name][1]).glob("[!.]*")
-    return CLASSES[name] if any(files) else []
+    return CLASSES[name] if any((folder / _LAYOUT[name][1]).glob("[!.]*")) else []
 
 
 def fetch(name: str) -> None:
