@@ -65,18 +65,26 @@ def build(channels: Sequence[int] = (64, 128, 256), width: float = 1.0) -> Decod
     return Decoder(list(channels), width)
 
 
-def residuals(encoded: Sequence[Tensor], decoded: Sequence[Tensor]) -> list[Tensor]:
-    """Eq. (5), (6): phi_k at each location, summed over channels, of every level: [(N, h_k, w_k), ...] in [0, 2].
+def residuals(encoded: Sequence[Tensor], decoded: Sequence[Tensor], norm: str = "location") -> list[Tensor]:
+    """Eq. (5), (6): phi_k at each location, summed over channels, of every level: [(N, h_k, w_k), ...].
 
     Half the squared distance of the two feature vectors, each divided by its L2 norm over channels: that is 1 minus
     their scalar product, which with its gradient is computed many times faster. Where a vector is zero, which (6)
-    leaves undefined, phi_k is 1.
+    leaves undefined, phi_k is 1. norm "map" divides by the root mean square over the locations of the map in place of
+    each location's own norm, so that the mean of phi_k is 1 minus the cosine of the whole maps: (6) can be read so too,
+    but for a factor h_k w_k. Raises ValueError for another norm.
     """
+    if norm not in ("location", "map"):
+        raise ValueError(f"unknown norm {norm!r}: choose location or map")
     maps = []
     for e, d in zip(encoded, decoded, strict=True):
         e, d = e.permute(0, 2, 3, 1), d.permute(0, 2, 3, 1)  # channels last, as they lie in memory
-        squared_norms = torch.linalg.vecdot(e, e) * torch.linalg.vecdot(d, d)
-        maps.append(1 - torch.linalg.vecdot(e, d) * squared_norms.clamp_min(1e-30).rsqrt())
+        squares = [torch.linalg.vecdot(f, f) for f in (e, d)]
+        means = [s.mean((1, 2), keepdim=True) if norm == "map" else s for s in squares]
+        phi = 1 - torch.linalg.vecdot(e, d) * (means[0] * means[1]).clamp_min(1e-30).rsqrt()
+        for square, mean in zip(squares, means, strict=True) if norm == "map" else ():
+            phi = phi + (square / mean.clamp_min(1e-30) - 1) / 2
+        maps.append(phi)
     return maps
 
 

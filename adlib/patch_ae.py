@@ -4,7 +4,7 @@
     x, _ = cutpaste.augment(x, generator)                                   # section 2.1; the target is x as it is now
     patch_ae.loss(model(x), x, alpha=0.5).backward()                        # eq. (3)
     bank = patch_ae.vectors(model.encoder(train))                           # section 2.6, or a coreset of them
-    R = model.encoder(test)                                                 # (N, c_3, h, w)
+    R = model.encoder(test)                                                 # (N, c_3, h, w); mean=True: of 3x3 means
     distances, indices = neighbours.nearest(patch_ae.vectors(R), bank)      # (N * h * w, 1), back to (N, h, w):
     distances, indices = (x.view(len(R), *R.shape[2:]) for x in (distances, indices))
     s = patch_ae.score(distances)                                           # (N,), high = anomalous
@@ -16,6 +16,7 @@ of `backbones`.
 """
 
 import copy
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -26,28 +27,30 @@ from adlib.images import cut_patches, gaussian_blur, to_float
 
 
 PATCH = 8  # px that one vector of R rebuilds: the stride of layer2
+GREY = 127.5  # grey levels of 255 in one unit of images in [-1, 1]
+# how the 1x1 convolutions before R start: torch's default, or these weights and biases of 0
+HEADS = {"default": None, "he": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
 
 
 class Encoder(nn.Module):
     """f^e: image (N, 1 or 3, H, W) in [-1, 1] -> R (N, channels, H / 8, W / 8), none of it below 0.
 
-    The backbone's layer2 and layer3, the paper's conv3 and conv4, on layer2's grid, then two (1x1 convolution, ReLU),
-    apart from them, so that features of a frozen backbone can be kept. The backbone stays in evaluation mode: batch
-    norm keeps its statistics while its weights are trained.
+    The backbone's layer2 and layer3, the paper's conv3 and conv4, on layer2's grid, then two (1x1 convolution, ReLU)
+    that start as `head` says, one of HEADS. The backbone stays in evaluation mode: batch norm keeps its statistics
+    while its weights are trained. mean: R of PatchCore's 3x3 means, for distances; training does not take them.
     """
 
-    def __init__(self, backbone: nn.Module, channels: int):
+    def __init__(self, backbone: nn.Module, channels: int, head: str = "default"):
         super().__init__()
         self.backbone = backbone
         first, second = nn.Conv2d(width(backbone), channels, 1), nn.Conv2d(channels, channels, 1)
         self.reduce = nn.Sequential(first, nn.ReLU(), second, nn.ReLU())
+        for layer in (first, second) if HEADS[head] else ():
+            HEADS[head](layer.weight)
+            nn.init.zeros_(layer.bias)
 
-    def features(self, x: Tensor) -> Tensor:
-        """layer2 and layer3, concatenated: (N, c_1 + c_2, H / 8, W / 8)."""
-        return concatenated(*self.backbone(x)[1:])
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.reduce(self.features(x))
+    def forward(self, x: Tensor, mean: bool = False) -> Tensor:
+        return self.reduce(features(self.backbone(x), mean))
 
 
 class Decoder(nn.Sequential):
@@ -96,20 +99,23 @@ def build(
     imagewise: bool = False,
     trained: bool = True,
     image_channels: int = 3,
+    head: str = "default",
 ) -> PatchAE:
     """The `PatchAE` over a copy of `backbone`, a `backbones.Backbone`, which itself stays as it is.
 
     channels: c_3 of R; the paper says c_3 < c_1 + c_2, else ValueError; None takes half of c_1 + c_2. hidden: channels
     within the decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights ask for
-    gradients, "in an end-to-end manner"; False leaves them frozen.
+    gradients, "in an end-to-end manner"; False leaves them frozen. head: one of HEADS, else ValueError.
     """
+    if head not in HEADS:
+        raise ValueError(f"unknown head {head!r}: choose {', '.join(HEADS)}")
     full = width(backbone)
     channels = full // 2 if channels is None else channels
     if not 0 < channels < full:
         raise ValueError(f"channels is {channels}: R has fewer channels than layer2 and layer3 together, {full}")
     backbone = copy.deepcopy(backbone).requires_grad_(trained)
     decoder = (ImagewiseDecoder if imagewise else Decoder)(channels, hidden, image_channels)
-    return PatchAE(Encoder(backbone, channels), decoder)
+    return PatchAE(Encoder(backbone, channels, head), decoder)
 
 
 def width(backbone: nn.Module) -> int:
@@ -119,8 +125,15 @@ def width(backbone: nn.Module) -> int:
     return maps[1].shape[1] + maps[2].shape[1]
 
 
-def concatenated(second: Tensor, third: Tensor) -> Tensor:
-    """layer2 (N, c_1, h, w), layer3 (N, c_2, h / 2, w / 2) -> (N, c_1 + c_2, h, w), layer3 upsampled, bilinear."""
+def features(maps: Sequence[Tensor], mean: bool = False) -> Tensor:
+    """layer2 and layer3 of a backbone's maps, concatenated on layer2's grid, layer3 upsampled (bilinear).
+
+    maps: (N, c, H / s, W / s) with s = 4, 8, 16; returns (N, c_1 + c_2, H / 8, W / 8). mean: each map is averaged over
+    3x3 before (zeros beyond the edge count), which makes PatchCore's features (Roth et al. 2022), anomalib's way.
+    amazon-science/patchcore-inspection pools the 3x3 values of all channels to 1024 dimensions per layer, then both
+    layers to 1024, and squares its distances.
+    """
+    second, third = (F.avg_pool2d(f, 3, 1, 1) for f in maps[1:]) if mean else maps[1:]
     return torch.cat([second, F.interpolate(third, size=second.shape[2:], mode="bilinear", align_corners=False)], 1)
 
 
@@ -148,14 +161,21 @@ def loss(rebuilt: Tensor, x: Tensor, alpha: float = 0.5, patch: int = PATCH) -> 
     return (alpha * contrast + (1 - alpha) * plain).sum(1).mean()
 
 
-def patchcore_features(backbone: nn.Module, x: Tensor) -> Tensor:
-    """PatchCore's features (Roth et al. 2022), which nothing trains: x in [-1, 1] -> (N, c_1 + c_2, H / 8, W / 8).
+def statistics(x: Tensor, alpha: float = 0.5) -> dict[str, float]:
+    """What eq. (3) meets in images x (N, C, H, W) in [-1, 1], each patch rebuilt as its mean alone.
 
-    layer2 and layer3, each averaged over 3x3 (zeros beyond the edge count), concatenated on layer2's grid: anomalib's
-    way. amazon-science/patchcore-inspection pools the 3x3 values of all channels to 1024 dimensions per layer, then
-    both layers to 1024, and squares its distances.
+    flat_patches: the share of patches whose standard deviation is below 3 grey levels; error_of_means: the mean
+    absolute error of that reconstruction, in grey levels; contrast_share: the normalised term's share of its loss.
     """
-    return concatenated(*(F.avg_pool2d(f, 3, 1, 1) for f in backbone(x)[1:]))
+    patches = _patches(x, PATCH)
+    off = patches - patches.mean(2, keepdim=True)
+    contrast = alpha * torch.linalg.vector_norm(patch_norm(x), dim=2).sum()
+    plain = (1 - alpha) * torch.linalg.vector_norm(off, dim=2).sum()
+    return {
+        "flat_patches": (GREY * patches.std(2) < 3).float().mean().item(),
+        "error_of_means": GREY * off.abs().mean().item(),
+        "contrast_share": (contrast / (contrast + plain).clamp_min(1e-12)).item(),
+    }
 
 
 def vectors(features: Tensor) -> Tensor:
@@ -167,7 +187,7 @@ class Detector(nn.Module):
     """The method as one network: bytes (N, 1 or 3, size, size) -> scores (N,) and anomaly maps (N, size, size).
 
     backbone: a `backbones.Backbone`; channels: c_3 of R, or None for PatchCore's features, which nothing trains;
-    n_vectors: those of the memory bank; reweight: the score is `reweighted`.
+    n_vectors: those of the memory bank; reweight: the score is `reweighted`; mean: of `features`, None: without R.
     """
 
     def __init__(
@@ -177,15 +197,17 @@ class Detector(nn.Module):
         n_vectors: int = 1,
         reweight: bool = False,
         sigma: float = 4.0,
+        mean: bool | None = None,
     ):
         super().__init__()
         self.is_plain, self.reweight, self.sigma = channels is None, reweight, sigma
+        self.mean = self.is_plain if mean is None else mean
         self.encoder = backbone if self.is_plain else Encoder(backbone, channels)
         self.register_buffer("bank", torch.zeros(n_vectors, width(backbone) if self.is_plain else channels))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(images)
-        f = patchcore_features(self.encoder, x) if self.is_plain else self.encoder(x)
+        f = features(self.encoder(x), self.mean) if self.is_plain else self.encoder(x, self.mean)
         distances, indices = (x.view(len(f), *f.shape[2:]) for x in neighbours.nearest(vectors(f), self.bank))
         scores = reweighted(f, distances, indices, self.bank) if self.reweight else score(distances)
         return scores, anomaly_map(distances, images.shape[-1], self.sigma)

@@ -41,6 +41,19 @@ def test_the_residual_and_its_gradient_are_those_of_the_equations_written_out():
     torch.testing.assert_close(torch.autograd.grad(sum(phi.square().sum() for phi in ours), decoded), wanted)
 
 
+def test_with_the_norm_of_the_whole_map_the_mean_residual_is_one_minus_the_cosine_of_the_maps():
+    encoded, decoded = features(seed=1), [f.requires_grad_() for f in features(seed=2)]
+    ours = feature_ae.residuals(encoded, decoded, "map")
+    for phi, e, d in zip(ours, encoded, decoded, strict=True):
+        places = e.shape[2] * e.shape[3]
+        e, d = (f / f.flatten(1).norm(dim=1).view(-1, 1, 1, 1) for f in (e, d))
+        torch.testing.assert_close(phi, (e - d).square().sum(1) / 2 * places)
+        cosines = F.cosine_similarity(e.flatten(1), d.flatten(1))
+        torch.testing.assert_close(phi.mean((1, 2)), 1 - cosines)
+    with pytest.raises(ValueError, match="unknown norm 'channel': choose location or map"):
+        feature_ae.residuals(encoded, decoded, "channel")
+
+
 def test_where_a_feature_is_zero_the_residual_is_one_and_the_gradient_finite():
     encoded = [torch.zeros(1, 4, 1, 1)]
     decoded = [torch.zeros(1, 4, 1, 1, requires_grad=True)]

@@ -134,10 +134,9 @@ def test_what_the_loss_cannot_take_is_refused():
 @pytest.mark.parametrize("channels", [1, 3])
 def test_the_features_are_layer2_and_layer3_upsampled(backbone, channels):
     x = noise(2, channels, 64, 32)
-    encoder = patch_ae.Encoder(backbone, 10)
     _, second, third = backbone(x)
-    features = encoder.features(x)
-    assert features.shape == (2, 384, 8, 4)
+    features = patch_ae.features(backbone(x))
+    assert features.shape == (2, 384, 8, 4) and not features.requires_grad
     assert torch.equal(features[:, :128], second)
     np.testing.assert_allclose(features[:, 128:], enlarged(third.double().numpy(), 2), atol=1e-5)
 
@@ -147,13 +146,27 @@ def test_r_is_two_1x1_convolutions_each_with_a_relu(backbone):
     encoder = patch_ae.Encoder(backbone, 10)
     x = noise(2, 3, 32, 32)
     first, second = (m for m in encoder.reduce if isinstance(m, torch.nn.Conv2d))
-    wanted = encoder.features(x).movedim(1, -1)
-    for layer in (first, second):
-        wanted = (wanted @ layer.weight[:, :, 0, 0].T + layer.bias).relu()
-    r = encoder(x)
-    assert r.shape == (2, 10, 4, 4) and 0 < (r == 0).float().mean() < 1
-    torch.testing.assert_close(r.movedim(1, -1), wanted)
-    torch.testing.assert_close(encoder.reduce(encoder.features(x)), r)
+    for mean in (False, True):
+        wanted = patch_ae.features(backbone(x), mean).movedim(1, -1)
+        for layer in (first, second):
+            wanted = (wanted @ layer.weight[:, :, 0, 0].T + layer.bias).relu()
+        r = encoder(x, mean)
+        assert r.shape == (2, 10, 4, 4) and 0 < (r == 0).float().mean() < 1
+        torch.testing.assert_close(r.movedim(1, -1), wanted)
+    assert torch.equal(encoder(x), encoder(x, mean=False)) and not torch.allclose(encoder(x), r)
+
+
+def test_the_head_starts_as_it_is_told(backbone):
+    torch.manual_seed(0)
+    for head, gain in (("orthogonal", 1.0), ("he", 2**0.5)):
+        first, second = (m for m in patch_ae.Encoder(backbone, 100, head).reduce if isinstance(m, torch.nn.Conv2d))
+        assert first.bias.abs().max() == second.bias.abs().max() == 0
+        assert first.weight.std().item() == pytest.approx(gain / 384**0.5, rel=0.05)
+        weights = second.weight[:, :, 0, 0]
+        assert torch.allclose(weights @ weights.T, torch.eye(100), atol=1e-5) == (head == "orthogonal")
+    assert patch_ae.build(backbone, 100).encoder.reduce[0].bias.abs().max() > 0
+    with pytest.raises(ValueError, match="unknown head 'zero': choose default, he, orthogonal"):
+        patch_ae.build(backbone, head="zero")
 
 
 def test_build_gives_encoder_and_decoder_and_their_settings(backbone):
@@ -217,13 +230,33 @@ def test_patchcores_features_are_means_over_3x3_zeros_at_the_edge():
         h, w = maps.shape[2:]
         return sum(padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)) / 9
 
-    ours = patch_ae.patchcore_features(lambda x: [None, second, third], None)
+    ours = patch_ae.features([None, second, third], mean=True)
     np.testing.assert_allclose(ours, np.concatenate([means(second), enlarged(means(third), 2)], 1), atol=1e-6)
 
 
-def test_patchcores_features_of_a_backbone(backbone):
-    features = patch_ae.patchcore_features(backbone, noise(2, 1, 64, 64))
-    assert features.shape == (2, 384, 8, 8) and not features.requires_grad
+def test_statistics_are_those_of_a_decoder_that_gives_each_patch_its_mean():
+    """One patch of two values 2 d apart, one without contrast: d grey levels off, in half of the patches."""
+    x = torch.full((1, 1, 8, 16), 0.2)
+    x[..., :4] += 10 / 127.5
+    x[..., 4:8] -= 10 / 127.5
+    found = patch_ae.statistics(x, alpha=0.25)
+    assert found["flat_patches"] == 0.5 and found["error_of_means"] == pytest.approx(5, rel=1e-4)
+    rebuilt = torch.full_like(x, 0.2)
+    contrast, whole = patch_ae.loss(rebuilt, x, alpha=1.0), patch_ae.loss(rebuilt, x, alpha=0.25)
+    assert found["contrast_share"] == pytest.approx((0.25 * contrast / whole).item(), rel=1e-4)
+    assert patch_ae.statistics(torch.zeros(1, 3, 8, 8)) == {"flat_patches": 1, "error_of_means": 0, "contrast_share": 0}
+
+
+def test_a_detector_takes_means_without_r_unless_it_is_told(backbone):
+    torch.manual_seed(0)
+    images_ = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
+    x = images.to_float(images_)
+    for channels, mean, used in ((None, None, True), (None, False, False), (8, None, False), (8, True, True)):
+        detector = patch_ae.Detector(backbone, channels, n_vectors=5, mean=mean)
+        f = patch_ae.features(backbone(x), used)
+        f = f if channels is None else detector.encoder.reduce(f)
+        detector.bank = patch_ae.vectors(f)[::7]
+        torch.testing.assert_close(detector(images_)[0], patch_ae.score(found(f, detector.bank)[0]))
 
 
 def test_vectors_come_image_by_image_and_row_by_row():
