@@ -130,8 +130,8 @@ def test_the_page_is_stored_without_output():
 @pytest.mark.parametrize("state", ["absent", "one rate, in part", "complete"])
 def test_the_page_can_be_read_whatever_rows_there_are(study, state, monkeypatch, tmp_path, capsys):
     matplotlib.use("Agg")
-    monkeypatch.setattr(sys, "path", [str(register.CHECKOUT / "studies"), *sys.path])
-    monkeypatch.delitem(sys.modules, "cbigan", raising=False)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setitem(sys.modules, "cbigan", study)  # what the page imports
     n_rounds = {"absent": {}, "one rate, in part": {5e-4: 3}, "complete": dict.fromkeys(study.RATES, 16)}[state]
     made = [
         {name: 0.5 for name in study.MEASURED}
@@ -143,9 +143,8 @@ def test_the_page_can_be_read_whatever_rows_there_are(study, state, monkeypatch,
     ]
     if made:
         study.add(made, tmp_path / "cbigan.csv")
-    import cbigan
-
-    monkeypatch.setattr(cbigan, "table", lambda: study.table(tmp_path / "cbigan.csv"))
+    table = study.table
+    monkeypatch.setattr(study, "table", lambda: table(tmp_path / "cbigan.csv"))
     space = {"display": lambda shown: None}
     for cell in cells():
         exec("".join(cell["source"]), space)
@@ -154,7 +153,6 @@ def test_the_page_can_be_read_whatever_rows_there_are(study, state, monkeypatch,
     assert ("is not finished" in said) == (state == "one rate, in part")
     assert ("Nothing chosen yet" in said) == (state != "complete")
     assert ("rate 0.0001, R 1.000" in said and "No rate gets R below 1" in said) == (state == "complete")
-    monkeypatch.delitem(sys.modules, "cbigan")
 
 
 def test_the_register_holds_what_the_study_chose(study):
