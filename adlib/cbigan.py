@@ -3,18 +3,16 @@
     settings = cbigan.PRESETS["text"] | {"alpha": 1e-4}                    # alpha 0 is EGBAD
     nets = cbigan.build(channels=3, size=128, **settings)                  # nets.encoder, nets.generator, nets.critic
     of_critic, of_generator = cbigan.optimizers(nets, settings)
-    x = cbigan.to_range(cbigan.sample(train, settings["batch"], 128, (-45, 45), rng), nets.output)
-    z, epsilon = cbigan.draw(len(x), settings["latent"], rng)
+    x, z, epsilon = cbigan.batch(train, 128, (-45, 45), settings, rng)
     cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)           # eq. (6) and the gradient penalty
     cbigan.generator_step(nets, of_generator, x, z, settings)              # eq. (13)
-    s = cbigan.score(nets.eval(), x, settings)                             # eq. (7), (N,), high = anomalous
+    s = cbigan.score(nets, test, settings)                                 # eq. (7), (N,), high = anomalous
 
-Images x are float in [0, 1] for output "sigmoid" and in [-1, 1] for "tanh" (`to_range`); latents z are (N, latent).
-PRESETS holds three sets of settings that differ in almost every value: "text" is the paper, "tables" the authors'
-notebook of 2020, which presumably made the paper's tables, "rewrite" their program of 2021.
+train and test are bytes; images x are float, in [0, 1] for output "sigmoid" and in [-1, 1] for "tanh"; z: (N, latent).
+PRESETS holds four readings: the paper ("text"), and its authors' code as it was in October 2020 ("october"), in the
+notebook that they uploaded a month later ("tables") and a year after that ("rewrite").
 """
 
-import copy
 import math
 from collections.abc import Iterable
 from itertools import pairwise
@@ -43,7 +41,7 @@ CHOICES = {
 }
 
 # The paper as printed. Where it is silent, the networks are the notebook's, WGAN-GP is that of the reference it gives
-# (Gulrajani et al. 2017, its [32]), and the batch size is that of both programs.
+# (Gulrajani et al. 2017, its [32]), and the batch size is that of the authors' code.
 _TEXT = {
     "width": 16,  # silent: the numbers of Fig. 3 are not in its text; the notebook's
     "latent": 64,  # section V-B
@@ -57,29 +55,34 @@ _TEXT = {
     "alpha": 1e-4,  # section V-B: objects; textures 1e-4 to 1e-5
     "over_batch": "mean",  # of (11) and (12), each a sum over all elements; eq. (5), (6): 1/N
     "lr": 1e-4,  # section V-B, Adam
-    "beta1": 0.0,  # silent; that of [32], and of both programs
+    "beta1": 0.0,  # silent; that of [32], and of the authors' code
     "beta2_critic": 0.9,  # silent; that of [32]
     "beta2_generator": 0.9,  # silent; that of [32]
     "adam_eps": 1e-8,  # silent; PyTorch's
-    "batch": 32,  # silent; both programs'
-    "ema": 0.0,  # silent: no average
+    "batch": 32,  # silent; that of the authors' code
     "feature": "dense",  # eq. (9): "feature vector extracted from an intermediate output"; the notebook's
     "lam": 0.1,  # section V-B
     "resample": "antialias",  # silent; the notebook's, by PIL
     "crops": "random",  # section V-B: random crops, turned
 }
 PRESETS = {"text": _TEXT}
-PRESETS["tables"] = _TEXT | {
+PRESETS["tables"] = _TEXT | {  # branch paper, 2020-11-26: the notebook that its README calls the paper's code
     "critic": "hinge",  # not the Wasserstein critic of the text
     "penalty": "squared",  # squared norm of the gradient at G(z) alone; no norm is driven to 1
     "penalty_weight": 2.5,  # 5, halved
-    "over_batch": "sum",  # so that alpha weighs 32 times what it does under a mean; as stored it is 1e-7
+    "over_batch": "sum",  # with alpha 1e-4, as in "october"; as it is stored, alpha is 1e-7
     "beta2_critic": 0.909,
     "beta2_generator": 0.099,
     "adam_eps": 1e-7,  # Keras's
     "crops": "tiles",  # the 64 patches that do not overlap, unturned as it is stored
 }
-PRESETS["rewrite"] = _TEXT | {  # the defaults of its command line, which are younger than the paper
+PRESETS["october"] = PRESETS["tables"] | {  # branch tf2, commit 4d4614c, 2020-10-21: the defaults of its command line
+    "width": 3,
+    "output": "tanh",  # images in [-1, 1]
+    "resample": "bilinear",  # without antialiasing
+    "crops": "random",
+}  # it trains and scores nothing: f_D and lambda are those of "text"
+PRESETS["rewrite"] = _TEXT | {  # branch tf2, 2021-11-02: the defaults of its command line
     "width": 3,
     "bias": False,  # but in each block's 1x1 convolution and in the three last layers
     "init": "glorot_uniform",  # Keras's default
@@ -89,7 +92,6 @@ PRESETS["rewrite"] = _TEXT | {  # the defaults of its command line, which are yo
     "alpha": 1e-5,
     "beta2_generator": 0.1,
     "adam_eps": 1e-7,  # Keras's
-    "ema": 0.9994,  # 0.999 at every tenth step of either player, of which there are six to one of G, E
     "feature": "conv1",  # discriminator.layers[-65]
     "resample": "bilinear",  # without antialiasing
 }
@@ -184,8 +186,8 @@ class CBiGAN(nn.Module):
 def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
     """The three networks, untrained, for images or patches of size x size px.
 
-    settings: as in PRESETS, else those of "text". bias: False leaves them only to the last layers and to one
-    convolution of each block. Raises ValueError for a size that is no power of two from 32, an unknown init or output.
+    settings: as in PRESETS, else those of "text". Raises ValueError for a size that is no power of two from 32, and for
+    an unknown init or output.
     """
     chosen = _TEXT | settings
     for name in ("init", "output"):
@@ -193,15 +195,13 @@ def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
     if size < 32 or size & (size - 1):
         raise ValueError(f"size is {size} px: the networks need a power of two, 32 or more")
     common = channels, chosen["width"], chosen["latent"], size, chosen["bias"]
-    generator = Generator(*common, chosen["output"])
-    nets = CBiGAN(Encoder(*common), generator, Critic(*common), size, chosen["output"])
+    nets = CBiGAN(Encoder(*common), Generator(*common, chosen["output"]), Critic(*common), size, chosen["output"])
     for name, parameter in nets.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)
         elif chosen["init"] == "glorot_uniform":
             nn.init.xavier_uniform_(parameter)
-        else:
-            # cut off at two deviations, as Keras does; a deviation of sqrt(2 / fan in) is left after the cut
+        else:  # cut off at two deviations, as Keras does; a deviation of sqrt(2 / fan in) is left after the cut
             std = math.sqrt(2 / parameter[0].numel()) / 0.87962566
             nn.init.trunc_normal_(parameter, 0.0, std, -2 * std, 2 * std)
     return nets
@@ -214,9 +214,18 @@ def check(settings: dict) -> None:
         raise ValueError(f"setting {name!r} is {state}")
     for name in CHOICES:
         _check(name, settings[name])
-    for name in ("alpha", "lam", "ema"):
+    for name in ("alpha", "lam"):
         if not 0 <= settings[name] <= 1:
             raise ValueError(f"{name} is {settings[name]}: it must lie in [0, 1]")
+
+
+def scaled_alpha(settings: dict, side: int, of: tuple[int, int] = (128, 32)) -> float:
+    """The alpha that weighs consistency at `side` px and settings["batch"] as settings["alpha"] does at those of `of`.
+
+    By an image the gradient of (11) has a norm that grows with the side, that of the critic has not: alpha goes with
+    1 / side. A sum over the batch grows with the batch, and the game is a mean: then alpha goes with 1 / batch as well.
+    """
+    return settings["alpha"] * of[0] / side * (of[1] / settings["batch"] if settings["over_batch"] == "sum" else 1)
 
 
 def to_range(images: Tensor, output: str) -> Tensor:
@@ -224,23 +233,19 @@ def to_range(images: Tensor, output: str) -> Tensor:
     return images.float() / 255 if output == "sigmoid" else images.float() / 127.5 - 1
 
 
-def sample(images: Tensor, n: int, size: int, rotate: tuple[float, float], generator: torch.Generator) -> Tensor:
-    """What a step trains on: n inputs (n, C, size, size), float in 0..255, drawn with replacement from bytes.
+def batch(images: Tensor, size: int, rotate: tuple, settings: dict, rng: torch.Generator) -> tuple[Tensor, ...]:
+    """What a step takes: x (n, C, size, size) in the networks' range, z (n, latent), N(0, 1), epsilon (n,), U(0, 1).
 
-    images: uint8 (M, C, H, W) on the generator's device. Each input is turned by an angle of its own from U(*rotate),
-    degrees clockwise; of images larger than `size` it is a crop at a random place, without corners from beyond them.
+    images: uint8 (M, C, H, W) on rng's device; n are drawn with replacement, each is turned by U(*rotate) degrees
+    clockwise. Of larger images than `size` x are crops at random places, without corners from beyond the image.
     """
-    index = torch.randint(len(images), (n,), generator=generator, device=images.device)
+    n, place = settings["batch"], {"generator": rng, "device": rng.device}
+    index = torch.randint(len(images), (n,), **place)
     if max(images.shape[2:]) > size:
-        return random_rotated_crops(images, index, size, *rotate, generator)
-    x = images[index].float()
-    return random_rotation(x, *rotate, generator) if any(rotate) else x
-
-
-def draw(n: int, latent: int, generator: torch.Generator) -> Pair:
-    """z (n, latent) from N(0, 1) and epsilon (n,) from U(0, 1), on the generator's device."""
-    place = {"generator": generator, "device": generator.device}
-    return torch.randn(n, latent, **place), torch.rand(n, **place)
+        x = random_rotated_crops(images, index, size, *rotate, rng)
+    else:
+        x = random_rotation(images[index].float(), *rotate, rng) if any(rotate) else images[index]
+    return to_range(x, settings["output"]), torch.randn(n, settings["latent"], **place), torch.rand(n, **place)
 
 
 def distance(a: Tensor, b: Tensor) -> Tensor:
@@ -248,9 +253,7 @@ def distance(a: Tensor, b: Tensor) -> Tensor:
     return (_wide(a) - _wide(b)).abs().flatten(1).sum(1)
 
 
-def gradient_penalty(
-    critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor | None, kind: str = "matched"
-) -> Tensor:
+def gradient_penalty(critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor | None, kind: str) -> Tensor:
     """The penalty on the slope of D, mean over the batch, a scalar without its weight, differentiable.
 
     real: (x, E(x)); fake: (G(z), z). With one epsilon (N,) for image and latent of a sample, "matched" takes
@@ -258,12 +261,9 @@ def gradient_penalty(
     "crossed" is the same between (x, z) and (G(z), E(x)). "squared" is |dD / dG(z)|^2 at the fake pair; epsilon: None.
     """
     (x, encoded), (made, z) = real, fake
-    if kind == "squared":
-        x = made
-    else:
-        of_x, of_z = epsilon[:, None, None, None], epsilon[:, None]
-        from_z, to_z = (encoded, z) if kind == "matched" else (z, encoded)
-        x, z = of_x * x + (1 - of_x) * made, of_z * from_z + (1 - of_z) * to_z
+    of_x, of_z = (0, 0) if kind == "squared" else (epsilon[:, None, None, None], epsilon[:, None])
+    from_z, to_z = (z, encoded) if kind == "crossed" else (encoded, z)
+    x, z = of_x * x + (1 - of_x) * made, of_z * from_z + (1 - of_z) * to_z
     with torch.autocast(x.device.type, enabled=False):  # float32: slopes are squared, and differentiated again
         x, z = (_wide(point.detach()).requires_grad_() for point in (x, z))
         by_x, by_z = torch.autograd.grad(critic(x, z).sum(), (x, z), create_graph=True)
@@ -291,15 +291,16 @@ def generator_terms(nets: CBiGAN, x: Tensor, z: Tensor, settings: dict) -> Terms
     """Eq. (13), (1 - alpha) L_EG + alpha L_C: the scalars loss, game, image and latent.
 
     game is L_EG of eq. (5), image |x - G(E(x))| of (11), latent |z - E(G(z))| of (12), over the batch as the settings
-    say. alpha 0 is EGBAD, alpha 1 a double autoencoder: the sentence below eq. (13) has it the other way round. image
-    and latent are not differentiated at alpha 0.
+    say. alpha 1 is a double autoencoder, alpha 0 is EGBAD, and then image and latent are neither computed nor returned;
+    the sentence below eq. (13) has the two the other way round.
     """
     alpha, over_batch = settings["alpha"], torch.mean if settings["over_batch"] == "mean" else torch.sum
     encoded, made = nets.encoder(x), nets.generator(z)
     game = _wide(nets.critic(x, encoded)).mean() - _wide(nets.critic(made, z)).mean()
-    with torch.set_grad_enabled(alpha != 0 and torch.is_grad_enabled()):
-        image = over_batch(distance(x, nets.generator(encoded)))
-        latent = over_batch(distance(z, nets.encoder(made)))
+    if alpha == 0:
+        return {"loss": game, "game": game}
+    image = over_batch(distance(x, nets.generator(encoded)))
+    latent = over_batch(distance(z, nets.encoder(made)))
     loss = (1 - alpha) * game + alpha * (image + latent)
     return {"loss": loss, "game": game, "image": image, "latent": latent}
 
@@ -307,14 +308,11 @@ def generator_terms(nets: CBiGAN, x: Tensor, z: Tensor, settings: dict) -> Terms
 def optimizers(nets: CBiGAN, settings: dict) -> tuple[Adam, Adam]:
     """Adam for the critic, and Adam for encoder and generator, networks on their device; raises as `check` does."""
     check(settings)
-
-    def adam(beta2, *networks):
-        parameters = [parameter for network in networks for parameter in network.parameters()]
-        # capturable keeps the count of steps on the GPU, so that a CUDA graph can hold the step
-        kernel = {"fused": True, "capturable": parameters[0].is_cuda}
-        return Adam(parameters, settings["lr"], (settings["beta1"], beta2), settings["adam_eps"], **kernel)
-
-    return adam(settings["beta2_critic"], nets.critic), adam(settings["beta2_generator"], nets.encoder, nets.generator)
+    of_critic, of_others = [*nets.critic.parameters()], [*nets.encoder.parameters(), *nets.generator.parameters()]
+    rate, beta1, beta2, other_beta2 = (settings[name] for name in ("lr", "beta1", "beta2_critic", "beta2_generator"))
+    # capturable keeps the count of steps on the GPU, so that a CUDA graph can hold the step
+    common = {"eps": settings["adam_eps"], "fused": True, "capturable": of_critic[0].is_cuda}
+    return Adam(of_critic, rate, (beta1, beta2), **common), Adam(of_others, rate, (beta1, other_beta2), **common)
 
 
 def critic_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, epsilon: Tensor, settings: dict) -> Terms:
@@ -329,17 +327,29 @@ def generator_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, set
     return _move(optimizer, generator_terms(nets, x, z, settings))
 
 
-def averages(nets: CBiGAN) -> CBiGAN:
-    """Copies of E and G to hold their moving averages, with the critic itself, in evaluation mode."""
-    encoder, generator = (copy.deepcopy(part).requires_grad_(False) for part in (nets.encoder, nets.generator))
-    return CBiGAN(encoder.eval(), generator.eval(), nets.critic, nets.size, nets.output)
+@torch.no_grad()
+def average(averaged: CBiGAN, nets: CBiGAN, decay: float) -> None:
+    """averaged, at first a copy of nets, becomes decay * averaged + (1 - decay) * nets, parameter by parameter."""
+    get_ema_multi_avg_fn(decay)(list(averaged.parameters()), list(nets.parameters()), None)
 
 
 @torch.no_grad()
-def update_averages(averaged: CBiGAN, nets: CBiGAN, decay: float) -> None:
-    """decay * average + (1 - decay) * parameter, for E and G; decay 0 copies the networks as they are."""
-    for average, network in ((averaged.encoder, nets.encoder), (averaged.generator, nets.generator)):
-        get_ema_multi_avg_fn(decay)(list(average.parameters()), list(network.parameters()), None)
+def adequacy(nets: CBiGAN, train: Tensor, held_out: Tensor, z: Tensor) -> dict[str, float]:
+    """Whether the networks were trained: their errors compared with those of answers that need no network.
+
+    train, held_out: uint8 flawless images (N, C, H, W), of which the networks see all patches; z: (M, latent).
+    image_ratio: mean (11) of held_out over that of answering the mean of train. latent_error: mean (12) of z;
+    latent_zero: that of answering 0. variance_ratio: variance of G(z) over that of train, each a mean over pixels.
+    """
+    known, x = (to_range(cut_patches(some, nets.size), nets.output) for some in (train, held_out))
+    made = nets.generator(z)
+    image = torch.cat([distance(part, reconstruct(nets, part)) for part in x.split(128)])
+    return {
+        "image_ratio": (image.mean() / distance(x, known.mean(0, keepdim=True)).mean()).item(),
+        "latent_error": distance(z, nets.encoder(made)).mean().item(),
+        "latent_zero": z.abs().sum(1).mean().item(),
+        "variance_ratio": (made.var(0).mean() / known.var(0).mean()).item(),
+    }
 
 
 def reconstruct(nets: CBiGAN, x: Tensor) -> Tensor:
@@ -369,11 +379,6 @@ def equation_7(terms: Terms, lam: float = 0.1, feature: str = "dense") -> Tensor
     return ((1 - lam) * terms["image"] + lam * terms[feature]).amax(1)
 
 
-def score(nets: CBiGAN, x: Tensor, settings: dict) -> Tensor:
-    """The score (7) of images x (N, C, H, W) in the networks' range, (N,), high = anomalous; networks as they are."""
-    return equation_7(terms(nets, x, (settings["feature"],)), settings["lam"], settings["feature"])
-
-
 class Detector(nn.Module):
     """The method as one network: bytes (N, channels, H, W) -> scores (N,), eq. (7), and maps |x - G(E(x))| (N, H, W).
 
@@ -396,6 +401,11 @@ def evaluate(nets: CBiGAN, images: Tensor, features: Iterable[str] = CHOICES["fe
     patches = max(1, images[0, 0].numel() // nets.size**2)
     parts = [terms(nets, to_range(part, nets.output), features) for part in images.split(max(1, batch // patches))]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
+def score(nets: CBiGAN, images: Tensor, settings: dict) -> Tensor:
+    """The score (7) of uint8 images (N, C, H, W), (N,), high = anomalous; networks in evaluation mode."""
+    return equation_7(evaluate(nets, images, (settings["feature"],)), settings["lam"], settings["feature"])
 
 
 def _check(name, value):

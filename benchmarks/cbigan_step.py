@@ -9,6 +9,8 @@ DataLoader  PIL images, torchvision's transforms, one worker process, and the pl
 plain       the plain loop, fed from bytes on the device
 adlib       bytes on the device, one pass of the critic for both, gradients for the player alone, channels_last weights
             (the notebook's round; it does the same to the weights as the plain loop)
+watched     adlib's of EGBAD (alpha 0) with (11) and (12) computed, though its loss does not need them
+egbad       adlib's of EGBAD without them; it does the same to the weights
 compiled    adlib's, encoder and generator through torch.compile (only with --compile: it takes a minute to start); the
             critic is not, for its penalty is differentiated twice, which compiled code does not allow
 captured    adlib's, each player's step as one CUDA graph (only with --capture, on CUDA; written without a GPU at hand
@@ -52,7 +54,7 @@ def plain_critic_step(nets, optimizer, x, z, epsilon, settings):
     nets.zero_grad()
     real, fake = (x, nets.encoder(x).detach()), (nets.generator(z).detach(), z)
     estimate = nets.critic(*real).mean() - nets.critic(*fake).mean()
-    penalty = cbigan.gradient_penalty(nets.critic, real, fake, epsilon)
+    penalty = cbigan.gradient_penalty(nets.critic, real, fake, epsilon, settings["penalty"])
     (settings["penalty_weight"] * penalty - estimate).backward()
     optimizer.step()
 
@@ -61,6 +63,13 @@ def plain_generator_step(nets, optimizer, x, z, settings):
     nets.zero_grad()
     cbigan.generator_terms(nets, x, z, settings)["loss"].backward()
     optimizer.step()
+
+
+def watched_generator_step(nets, optimizer, x, z, settings):
+    with torch.no_grad():
+        cbigan.distance(x, nets.generator(nets.encoder(x)))
+        cbigan.distance(z, nets.encoder(nets.generator(z)))
+    cbigan.generator_step(nets, optimizer, x, z, settings)
 
 
 def captured(step, *given):
@@ -114,7 +123,11 @@ def main():
         )
     )
 
-    names = ["DataLoader", "plain", "adlib"] + ["compiled"] * options.compile + ["captured"] * options.capture
+    names = (
+        ["DataLoader", "plain", "adlib", "watched", "egbad"]
+        + ["compiled"] * options.compile
+        + ["captured"] * options.capture
+    )
     players = {}
     for name in names:
         machine.seed_everything(0, device)
@@ -128,31 +141,31 @@ def main():
         is_plain = name in ("DataLoader", "plain")
         critic = plain_critic_step if is_plain else cbigan.critic_step
         other = plain_generator_step if is_plain else cbigan.generator_step
+        other = watched_generator_step if name == "watched" else other
+        how = settings | {"alpha": 0.0} if name in ("watched", "egbad") else settings
         steps = (
-            lambda *given, step=critic, nets=nets, of=of_critic: step(nets, of, *given, settings),
-            lambda *given, step=other, nets=nets, of=of_generator: step(nets, of, *given, settings),
+            lambda *given, step=critic, nets=nets, of=of_critic, how=how: step(nets, of, *given, how),
+            lambda *given, step=other, nets=nets, of=of_generator, how=how: step(nets, of, *given, how),
         )
         if name == "captured":
-            x = torch.rand(options.batch, *shape[1:], device=device)
-            z, epsilon = cbigan.draw(options.batch, settings["latent"], generator)
+            x, z, epsilon = cbigan.batch(train, options.size, ANGLES, settings, generator)
             steps = captured(steps[0], x, z, epsilon), captured(steps[1], x, z)
         players[name] = (nets, steps)
 
     def draw(name, rng):
         if name == "DataLoader":
-            return next(batches).to(device, non_blocking=True)
-        return cbigan.to_range(cbigan.sample(train, options.batch, options.size, ANGLES, rng), "sigmoid")
+            x = next(batches).to(device, non_blocking=True)
+            place = {"generator": rng, "device": device}
+            return x, torch.randn(len(x), settings["latent"], **place), torch.rand(len(x), **place)
+        return cbigan.batch(train, options.size, ANGLES, settings, rng)
 
     seconds = {name: [] for name in names}
     for count in range(options.steps + 2):  # the first two warm up
         for name, (_, (critic_step, generator_step)) in players.items():
             rng = torch.Generator(device).manual_seed(count)
             with machine.Stopwatch(device) as watch:
-                x = draw(name, rng)
-                z, epsilon = cbigan.draw(len(x), settings["latent"], rng)
-                critic_step(x, z, epsilon)
-                x = draw(name, rng)
-                z, _ = cbigan.draw(len(x), settings["latent"], rng)
+                critic_step(*draw(name, rng))
+                x, z, _ = draw(name, rng)
                 generator_step(x, z)
             if count >= 2:
                 seconds[name].append(watch.seconds)
@@ -162,6 +175,7 @@ def main():
         f"{options.batch}, {options.steps} steps, {time.strftime('%Y-%m-%d')}"
     )
     weights = {name: torch.cat([p.detach().flatten() for p in of[0].parameters()]) for name, of in players.items()}
+    assert torch.equal(weights["watched"], weights["egbad"])
     for name, rounds in seconds.items():
         ratio = statistics.median(a / b for a, b in zip(seconds["DataLoader"], rounds, strict=True))
         text = f"{name:12} {1000 * statistics.median(rounds):8.1f} ms a round, {ratio:5.2f} x as fast as DataLoader"

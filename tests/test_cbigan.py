@@ -3,6 +3,9 @@
 import copy
 import json
 import math
+import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -49,6 +52,7 @@ def size_of(network):
     [
         ("tables", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
         ("tables", 16, 64, (1_638_304, 2_080_947, 2_311_777)),
+        ("october", 3, 128, (88_246, 83_640, 668_327)),  # those of rewrite and the biases that it lacks
         ("rewrite", 3, 128, (87_892, 83_142, 666_437)),
         ("rewrite", 3, 64, (60_244, 83_142, 638_789)),
         ("text", 16, 128, (2_424_736, 2_080_947, 3_098_209)),
@@ -159,18 +163,11 @@ def test_every_preset_is_whole_and_differs_from_the_text_where_it_is_known_to():
     different = {
         preset: {name for name in TEXT if TEXT[name] != settings[name]} for preset, settings in cbigan.PRESETS.items()
     }
+    of_tables = {"critic", "penalty", "penalty_weight", "over_batch", "beta2_critic", "beta2_generator", "adam_eps"}
     assert different == {
         "text": set(),
-        "tables": {
-            "critic",
-            "penalty",
-            "penalty_weight",
-            "over_batch",
-            "beta2_critic",
-            "beta2_generator",
-            "adam_eps",
-            "crops",
-        },
+        "tables": of_tables | {"crops"},
+        "october": of_tables | {"width", "output", "resample"},
         "rewrite": {
             "width",
             "bias",
@@ -181,11 +178,30 @@ def test_every_preset_is_whole_and_differs_from_the_text_where_it_is_known_to():
             "alpha",
             "beta2_generator",
             "adam_eps",
-            "ema",
             "feature",
             "resample",
         },
     }
+
+
+def test_alpha_is_carried_over_by_sides_and_by_the_batch_that_is_summed():
+    """By the gradients themselves: of a critic of slope 1, and of (11) between unrelated images."""
+    weight = {}
+    for side, batch in ((128, 32), (64, 16)):
+        x, y = rand(batch, 3, side, side), rand(batch, 3, side, side, seed=1).requires_grad_()
+        slope = torch.full((3 * side**2,), (3 * side**2) ** -0.5, dtype=torch.float64)
+        (game,) = torch.autograd.grad((y.flatten(1) @ slope).mean(), y)
+        for over_batch, reduce in (("mean", torch.mean), ("sum", torch.sum)):
+            settings = TEXT | {"over_batch": over_batch, "batch": batch}
+            (image,) = torch.autograd.grad(reduce(cbigan.distance(x, y)), y)
+            weight[over_batch, side] = cbigan.scaled_alpha(settings, side) * image.norm() / game.norm()
+    for over_batch in ("mean", "sum"):
+        assert weight[over_batch, 64].item() == pytest.approx(weight[over_batch, 128].item())
+    assert weight["mean", 64].item() == pytest.approx(1e-4 * (3 * 128**2) ** 0.5)  # 0.022
+    assert cbigan.scaled_alpha(TEXT, 128) == 1e-4
+    quick = [cbigan.scaled_alpha(cbigan.PRESETS[p] | {"batch": 16}, 64) for p in ("text", "tables", "october")]
+    assert quick == pytest.approx([2e-4, 4e-4, 4e-4])
+    assert cbigan.scaled_alpha(TEXT, 32, (64, 32)) == pytest.approx(2e-4)
 
 
 class Linear(nn.Module):
@@ -245,7 +261,7 @@ def test_where_the_penalty_is_taken():
 def test_each_sample_has_one_epsilon_and_one_norm():
     x, made = torch.tensor([4.0, 8.0]).view(2, 1, 1, 1), torch.zeros(2, 1, 1, 1)
     encoded, z = torch.tensor([[3.0], [6.0]]), torch.zeros(2, 1)
-    penalty = cbigan.gradient_penalty(Quadratic(), (x, encoded), (made, z), torch.tensor([1.0, 0.5]))
+    penalty = cbigan.gradient_penalty(Quadratic(), (x, encoded), (made, z), torch.tensor([1.0, 0.5]), "matched")
     assert penalty.item() == pytest.approx((5 - 1) ** 2)  # (4, 3) and (8, 6) / 2, both of norm 5
 
 
@@ -278,12 +294,12 @@ def test_second_derivatives_reach_all_weights_of_the_real_critic(kind):
 def test_the_penalty_is_float32_under_autocast():
     nets = cbigan.build(channels=1, width=1, latent=3, size=32)
     x, z, epsilon = (given.float() for given in inputs(nets))
-    plain = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon)
+    plain = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon, "matched")
     with torch.autocast("cpu", torch.bfloat16):
         assert nets.critic(x, z).dtype == torch.bfloat16
-        under = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon)
+        under = cbigan.gradient_penalty(nets.critic, (x, z), (1 - x, -z), epsilon, "matched")
         made = (1 - x).bfloat16()  # as a generator under autocast gives it
-        assert cbigan.gradient_penalty(nets.critic, (x, z), (made, -z), epsilon).dtype == torch.float32
+        assert cbigan.gradient_penalty(nets.critic, (x, z), (made, -z), epsilon, "matched").dtype == torch.float32
         assert cbigan.critic_terms(nets.critic, (x, z), (1 - x, -z), epsilon, TEXT)["loss"].dtype == torch.float32
         assert {v.dtype for v in cbigan.generator_terms(nets, x, z, TEXT).values()} == {torch.float32}
     assert torch.equal(plain, under)
@@ -329,14 +345,27 @@ def test_consistency_is_reduced_as_the_settings_say(over_batch):
 def test_alpha_0_is_egbad_and_alpha_1_a_double_autoencoder(preset):
     nets = small()
     x, z, _ = inputs(nets)
-    parameters = [*nets.encoder.parameters(), *nets.generator.parameters()]
     game = nets.critic(x, nets.encoder(x)).mean() - nets.critic(nets.generator(z), z).mean()
     egbad = cbigan.generator_terms(nets, x, z, cbigan.PRESETS[preset] | {"alpha": 0})
-    assert torch.equal(egbad["loss"], game) and egbad["image"] > 0
-    both = (torch.autograd.grad(loss, parameters) for loss in (egbad["loss"], game))
-    assert all(torch.equal(a, b) for a, b in zip(*both, strict=True))
+    assert list(egbad) == ["loss", "game"] and torch.equal(egbad["loss"], game)
     autoencoder = cbigan.generator_terms(nets, x, z, cbigan.PRESETS[preset] | {"alpha": 1})
-    assert torch.equal(autoencoder["loss"], egbad["image"] + egbad["latent"])
+    assert torch.equal(autoencoder["loss"], autoencoder["image"] + autoencoder["latent"])
+
+
+@pytest.mark.parametrize("preset", cbigan.PRESETS)
+def test_egbads_step_is_to_the_bit_that_which_computes_consistency_too_and_weighs_it_by_0(preset):
+    settings = cbigan.PRESETS[preset] | {"alpha": 0.0, "lr": 0.01}
+    nets = small(width=2).float()
+    other = copy.deepcopy(nets)
+    x, z, _ = (given.float() for given in inputs(nets))
+    cbigan.generator_step(nets, cbigan.optimizers(nets, settings)[1], x, z, settings)
+    optimizer = cbigan.optimizers(other, settings)[1]
+    encoded, made = other.encoder(x), other.generator(z)
+    game = other.critic(x, encoded).mean() - other.critic(made, z).mean()
+    consistency = cbigan.distance(x, other.generator(encoded)).mean() + cbigan.distance(z, other.encoder(made)).mean()
+    ((1 - 0.0) * game + 0.0 * consistency.detach()).backward()
+    optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(nets.parameters(), other.parameters(), strict=True))
 
 
 def test_consistency_reaches_both_encoder_and_generator():
@@ -421,13 +450,13 @@ def test_steps_read_no_value_back(preset):
     nets = small()
     x, z, epsilon = inputs(nets)
     of_critic, of_generator = cbigan.optimizers(nets, settings)
-    averaged = cbigan.averages(nets)
+    averaged = copy.deepcopy(nets).requires_grad_(False)
     with pytest.raises(AssertionError, match="was read"), NoReading():
         z.sum().item()
     with NoReading():
         cbigan.critic_step(nets, of_critic, x, z, epsilon, settings)
         cbigan.generator_step(nets, of_generator, x, z, settings)
-        cbigan.update_averages(averaged, nets, 0.9)
+        cbigan.average(averaged, nets, 0.9)
 
 
 class Toy(nn.Module):
@@ -499,30 +528,77 @@ def test_one_step_of_the_text_is_the_one_computed_by_hand():
             torch.testing.assert_close(p, q, rtol=0, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
 
 
-def test_averages_follow_encoder_and_generator_and_share_the_critic():
+def test_an_average_follows_all_three_networks():
     nets = small()
-    averaged = cbigan.averages(nets)
+    averaged = copy.deepcopy(nets).requires_grad_(False)
     before = state(nets)
     with torch.no_grad():
         for p in nets.parameters():
             p.add_(1)
-    cbigan.update_averages(averaged, nets, 0.75)
-    now = state(averaged)
-    for part in ("encoder", "generator"):
-        torch.testing.assert_close(now[part], before[part] + 0.25)
-    assert torch.equal(now["critic"], before["critic"] + 1)
-    x, _, _ = inputs(nets)
-    assert not torch.equal(cbigan.score(averaged, x, TEXT), cbigan.score(nets, x, TEXT))
-    cbigan.update_averages(averaged, nets, 0.0)
-    assert torch.equal(cbigan.score(averaged, x, TEXT), cbigan.score(nets, x, TEXT))
+    cbigan.average(averaged, nets, 0.75)
+    for part, values in state(averaged).items():
+        torch.testing.assert_close(values, before[part] + 0.25)
+    cbigan.average(averaged, nets, 0.0)
+    assert all(torch.equal(state(averaged)[part], values) for part, values in state(nets).items())
 
 
-def test_draws_follow_the_generator():
-    z, epsilon = cbigan.draw(1000, 2, torch.Generator().manual_seed(0))
-    again = cbigan.draw(1000, 2, torch.Generator().manual_seed(0))
-    assert torch.equal(z, again[0]) and torch.equal(epsilon, again[1])
+def test_a_batch_follows_its_generator():
+    images = torch.randint(256, (5, 1, 32, 32), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    settings = TEXT | {"batch": 1000, "latent": 2}
+    first, again = (cbigan.batch(images, 32, (0, 0), settings, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    _, z, epsilon = first
     assert z.shape == (1000, 2) and abs(z.mean()) < 0.1 and abs(z.std() - 1) < 0.1
     assert epsilon.shape == (1000,) and 0 <= epsilon.min() < 0.1 and 0.9 < epsilon.max() <= 1
+
+
+def score(nets, x, **settings):
+    """Eq. (7) of images in the networks' range."""
+    how = TEXT | settings
+    return cbigan.equation_7(cbigan.terms(nets, x, (how["feature"],)), how["lam"], how["feature"])
+
+
+class Maps(nn.Module):
+    """x -> scale * x[:, :3] of a flat image, or z -> that, as an image of 32 px filled up with `rest`."""
+
+    def __init__(self, scale, rest=None):
+        super().__init__()
+        self.scale, self.rest = scale, rest
+
+    def forward(self, given):
+        made = self.scale * given.flatten(1)[:, :3]
+        if self.rest is None:
+            return made
+        rest = torch.full((len(given), 32 * 32 - 3), self.rest, dtype=made.dtype)
+        return torch.cat([made, rest], 1).view(-1, 1, 32, 32)
+
+
+def test_adequacy_by_hand():
+    """The first three pixels are the latent, doubled; all others are 51 / 255."""
+    nets = small()
+    nets.encoder, nets.generator = Maps(2.0), Maps(0.5, rest=0.2)  # G(E(x)) is x
+    train = torch.full((2, 1, 32, 32), 51, dtype=torch.uint8)
+    train[1, 0, 0, :3] = 153  # the mean image has 0.4 there, and a variance of 0.08
+    held_out = torch.full((3, 1, 32, 32), 51, dtype=torch.uint8)
+    held_out[:, 0, 1, 0] = torch.tensor([51, 102, 153])  # rebuilt 0, 0.2, 0.4 off; the mean image 0.6 more
+    z = torch.tensor([[1.0, -2.0, 3.0], [-1.0, 2.0, -3.0]], dtype=torch.float64)
+    found = cbigan.adequacy(nets, train, held_out, z)
+    assert found["image_ratio"] == pytest.approx(0.2 / 0.8, rel=1e-6)
+    assert (found["latent_error"], found["latent_zero"]) == (0, 6)
+    # G(z) is z / 2: variances 2 * (1 / 4 + 1 + 9 / 4), the images' 3 * 0.08
+    assert found["variance_ratio"] == pytest.approx(7 / 0.24, rel=1e-6)
+    nets.encoder = Maps(0.0)  # every image is given the latent 0
+    found = cbigan.adequacy(nets, train, held_out, z)
+    assert found["image_ratio"] == pytest.approx((0.2 + 0.6) / 0.8, rel=1e-6)
+    assert found["latent_error"] == found["latent_zero"] == 6
+
+
+def test_larger_images_are_compared_patch_by_patch():
+    nets = small().float()
+    images = torch.randint(256, (4, 1, 64, 64), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    z = torch.randn(5, 3, generator=torch.Generator().manual_seed(2))
+    found = cbigan.adequacy(nets, images[:2], images[2:], z)
+    assert found == cbigan.adequacy(nets, cut_patches(images[:2], 32), cut_patches(images[2:], 32), z)
 
 
 @pytest.mark.parametrize("feature", ["dense", "conv1"])
@@ -530,7 +606,7 @@ def test_a_perfect_reconstruction_scores_zero(feature):
     nets = small(latent=32 * 32)
     nets.encoder, nets.generator = nn.Flatten(), nn.Unflatten(1, (1, 32, 32))
     x = rand(2, 1, 64, 32)
-    assert cbigan.score(nets, x, TEXT | {"feature": feature}).tolist() == [0, 0]
+    assert score(nets, x, feature=feature).tolist() == [0, 0]
     assert torch.equal(cbigan.reconstruct(nets, x), x)
 
 
@@ -542,16 +618,19 @@ def test_the_map_is_the_error_at_each_pixel_and_sums_to_the_score_of_the_image()
     torch.testing.assert_close(2 * found["map"].sum((1, 2)), found["image"].sum(1))
 
 
-def test_samples_are_images_turned_or_crops_of_them():
+def test_training_sees_images_turned_or_crops_of_them():
     rng = lambda: torch.Generator().manual_seed(0)  # noqa: E731
+    settings = TEXT | {"batch": 40}
     images = torch.randint(256, (5, 3, 32, 32), generator=rng(), dtype=torch.uint8)
-    plain = cbigan.sample(images, 40, 32, (0, 0), rng())
+    plain, _, _ = cbigan.batch(images, 32, (0, 0), settings, rng())
     index = torch.randint(5, (40,), generator=rng())
-    assert torch.equal(plain, images[index].float()) and index.unique().tolist() == list(range(5))
-    turned = cbigan.sample(images, 40, 32, (-45, 45), rng())
+    assert torch.equal(plain, images[index] / 255) and index.unique().tolist() == list(range(5))
+    turned, _, _ = cbigan.batch(images, 32, (-45, 45), settings, rng())
     assert turned.shape == plain.shape and (turned != plain).any((1, 2, 3)).all()
-    crops = cbigan.sample(images[:, :, :, :24] // 2 + 100, 40, 16, (0, 20), rng())
-    assert crops.shape == (40, 3, 16, 16) and crops.min() >= 100  # nothing from beyond the images
+    in_range, _, _ = cbigan.batch(images, 32, (0, 0), settings | {"output": "tanh"}, rng())
+    torch.testing.assert_close(in_range, 2 * plain - 1)
+    crops, _, _ = cbigan.batch(images[:, :, :, :24] // 2 + 100, 16, (0, 20), settings, rng())
+    assert crops.shape == (40, 3, 16, 16) and crops.min() >= 100 / 255  # nothing from beyond the images
 
 
 class Nothing(nn.Module):
@@ -573,7 +652,7 @@ def test_the_score_by_hand():
     found = cbigan.terms(nets, x)
     assert found["image"].tolist() == [[3], [4]] and found["conv1"].tolist() == [[6], [8]]
     assert torch.equal(found["map"], x.abs()[:, 0])
-    assert cbigan.score(nets, x, TEXT | {"feature": "conv1"}).tolist() == pytest.approx([0.9 * 3 + 0.6, 0.9 * 4 + 0.8])
+    assert score(nets, x, feature="conv1").tolist() == pytest.approx([0.9 * 3 + 0.6, 0.9 * 4 + 0.8])
     assert list(cbigan.terms(nets, x, ("conv1",))) == ["image", "conv1", "map"]
     with pytest.raises(ValueError, match="unknown feature 'last': choose dense, conv1"):
         cbigan.terms(nets, x, ("last",))
@@ -593,13 +672,13 @@ def test_the_dense_feature_is_that_before_the_critics_last_activation():
 def test_an_image_of_many_patches_scores_as_its_worst():
     nets = small()
     x = rand(3, 1, 64, 96)
-    alone = cbigan.score(nets, cut_patches(x, 32), TEXT).view(3, 6)
-    torch.testing.assert_close(cbigan.score(nets, x, TEXT), alone.amax(1))
+    alone = score(nets, cut_patches(x, 32)).view(3, 6)
+    torch.testing.assert_close(score(nets, x), alone.amax(1))
     # both terms are mixed before the largest is taken
     mixed = cbigan.equation_7({"image": torch.tensor([[1.0, 0.0]]), "dense": torch.tensor([[0.0, 2.0]])}, 0.5)
     assert mixed.tolist() == [1.0]
     with pytest.raises(ValueError, match="images of 40 x 40 px cannot be cut into patches of 32 px"):
-        cbigan.score(nets, rand(1, 1, 40, 40), TEXT)
+        score(nets, rand(1, 1, 40, 40))
 
 
 @pytest.mark.parametrize("side", [32, 64])
@@ -614,10 +693,35 @@ def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_a
     part = cbigan.evaluate(nets, images[order], batch=64)
     for name, values in part.items():
         torch.testing.assert_close(values, whole[name][order])
-    with torch.no_grad():
-        alone = torch.cat([cbigan.score(nets, images[i : i + 1] / 255, TEXT) for i in range(7)])
+    alone = torch.cat([cbigan.score(nets, images[i : i + 1], TEXT) for i in range(7)])
     torch.testing.assert_close(alone, cbigan.equation_7(whole, 0.1))
     assert all(torch.equal(value, before[name]) for name, value in nets.state_dict().items())
+
+
+# ---- the notebook -------------------------------------------------------------------------------------------------
+
+
+def notebook():
+    return json.loads((register.CHECKOUT / "notebooks" / "cbigan.ipynb").read_text())
+
+
+def test_the_losses_that_the_notebook_quotes_are_those_of_the_module():
+    module = Path(cbigan.__file__).read_text()
+    text = "\n".join("".join(cell["source"]) for cell in notebook()["cells"] if cell["cell_type"] == "markdown")
+    quoted = re.findall(r"(?ms)^```python\n(.*?)^```", text)
+    assert len(quoted) == 3
+    for block in quoted:
+        assert textwrap.indent(block, "    ") in module, block
+
+
+def test_the_notebooks_arithmetic_of_alpha_is_the_modules():
+    text = "\n".join("".join(cell["source"]) for cell in notebook()["cells"])
+    said = text.partition("**How $\\alpha$ is carried over.**")[2].partition("**How long.**")[0]
+    for preset, factor in (("text", 2), ("tables", 4), ("october", 4)):
+        settings = cbigan.PRESETS[preset] | {"batch": 16}
+        assert cbigan.scaled_alpha(settings, 64) == pytest.approx(factor * 1e-4)
+        assert f"`{preset}`" in said and f"{factor} \\cdot 10^{{-4}}$" in said
+    assert "0.022" in said and 1e-4 * (3 * 128**2) ** 0.5 == pytest.approx(0.022, abs=5e-4)
 
 
 # ---- the notebook, killed in the middle ----------------------------------------------------------------------------
@@ -640,7 +744,7 @@ rows.write_whole = write_and_die
 
 def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_path):
     """One run starts beside a damaged checkpoint and goes through; one is killed with its worker and goes on."""
-    source = json.loads((register.CHECKOUT / "notebooks" / "cbigan.ipynb").read_text())
+    source = notebook()
     saves = next(i for i, cell in enumerate(source["cells"]) if "rows.save(" in "".join(cell["source"]))
     del source["cells"][saves + 1 :]  # pictures and tables
     small = {"presets": ["rewrite"], "width": 1, "batch": 2, "steps": 5, "checkpoint_steps": 2, "n_train": 8}
