@@ -124,7 +124,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def summary(args: argparse.Namespace) -> None:
-    """set the rows beside what the papers print: summary.md, and for results/ the README's tables"""
+    """set the rows beside what the papers print: summary.md, and for results/ the other pages and the README's table"""
     from repro import tables
 
     out = Path(args.out or RESULTS).expanduser().resolve()
@@ -135,6 +135,7 @@ def summary(args: argparse.Namespace) -> None:
         tables.write_readme(CHECKOUT / "README.md")
         tables.write_gaps(out)
         tables.write_classes(out)
+        tables.write_costs(out)
     sections = (out / "summary.md").read_text(encoding="utf-8").split("\n## ")
     first = next((section for section in sections if "\n|" in section), sections[0]).splitlines()
     print("\n".join([first[0], *(line.lstrip("# ") for line in first[1:] if line.startswith(("|", "#")))]))

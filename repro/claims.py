@@ -66,22 +66,27 @@ def _at(table, place):
 
 
 def answer(checked: pd.DataFrame, paper: str) -> str:
-    """What `check` found on a paper's question: yes, no, mixed or undecided, *so far* if indicative; '' without any."""
+    """What `check` found on a paper's question: yes, no, mixed or cannot say, *so far* if indicative; '' without any.
+
+    Behind it the first figure of each kind of verdict; `table` has them all.
+    """
     asked = checked[(checked["paper"] == paper) & checked["answers"].astype(bool)]
     judged = asked[asked["ours"] != ""]
     if judged.empty:
         reasons = (asked["test"] + ", " + asked["verdict"])[asked["verdict"] != "not run"]
-        return f"**Open** ({'; '.join(reasons)})" if len(reasons) else ""
-    words = {next(w for w in ("does not hold", "undecided", "holds") if w in verdict) for verdict in judged["verdict"]}
-    if "holds" in words:
-        word = "yes" if len(words) == 1 else "mixed"
-    else:  # what nowhere holds is not mixed
-        word = " or ".join(["no"] * ("does not hold" in words) + ["undecided"] * ("undecided" in words))
+        return f"**Cannot say** ({'; '.join(reasons)})" if len(reasons) else ""
+    judged = judged.assign(kind=judged["verdict"].str.extract("(does not hold|undecided|holds)")[0])
+    kinds, said = set(judged["kind"]), {"does not hold": "no", "undecided": "cannot say", "holds": "yes"}
+    if len(kinds) > 1:  # what nowhere holds is not mixed
+        said = dict.fromkeys(kinds, "mixed" if "holds" in kinds else "no or cannot say")
+    word = said[min(kinds)]
     word = f"So far {word}" if judged["verdict"].str.startswith("indicative").any() else word.capitalize()
-    places = judged["where"].str.removesuffix(", official").str.replace(", ", " ")
-    figures = judged["ours"].str.partition(" points")[0] + " on " + places
-    figures = figures.groupby(judged["test"].str.replace(", ", ", points of "), sort=False).agg(", ".join)
-    return f"**{word}** ({'; '.join(figures.index + ': ' + figures)})"
+    first = judged.drop_duplicates("kind")
+    places = first["where"].str.removesuffix(", official").str.replace(", ", " ")
+    figures = (
+        first["test"].str.removesuffix(", AUROC") + " " + first["ours"].str.partition(" points")[0] + " on " + places
+    )
+    return f"**{word}**: {'; '.join(figures)}"
 
 
 def shown(checked: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +106,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper beside each other wherever both ran: (a, b) is a less b; b alone each other method less b."""
+    """Methods of a paper beside each other wherever both ran: (a, b) is a minus b; b alone each other method less b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
@@ -112,12 +117,12 @@ def gains(
             outcomes = {NAMES[metric]: _points(*differences(here, paper, a, b, metric)) for metric in metrics}
             if ran := [profile for _, profile, word in outcomes.values() if word]:
                 texts = {name: ours.replace(" points", "") for name, (ours, _, _) in outcomes.items()}
-                lines.append({"points": f"{a} less {b}", "where": ", ".join(place), "profile": ran[0], **texts})
+                lines.append({"points": f"{a} minus {b}", "where": ", ".join(place), "profile": ran[0], **texts})
     return pd.DataFrame(lines)
 
 
 def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "auroc") -> tuple[pd.DataFrame, str]:
-    """(a less b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
+    """(a minus b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
 
     rows: those of one dataset and protocol. Two pair that have class, seed, profile, image size and, where both have
     one, backbone in common; `paper` comes before `quick`, and of seeds those count that have the most classes. b may be
@@ -188,7 +193,7 @@ def _points(points, profile, least=0.0):
 
 def _better(paper, test, place, rows):
     (a, b), metric, least = test["better"], test.get("metric", "auroc"), test.get("least", 0)
-    name = f"{a} less {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
+    name = f"{a} minus {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
     points, profile = differences(rows, paper, a, b, metric)
     ours, profile, word = _points(points, profile, least)
     if not word:

@@ -1,4 +1,4 @@
-"""The pages that `make summary` writes: summary.md, classes.md, gaps.md and the tables of the README."""
+"""The pages that `make summary` writes: summary.md, classes.md, gaps.md, costs.md and the table of the README."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from repro import claims, compare, register
 from repro.rows import write_whole
 
 
-START, END = "<!-- {}: written by make summary -->", "<!-- end of {} -->"
+START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
 SAME = ["method", "dataset", "protocol", "metric"]  # what a record shares with another of its method
 
 
@@ -129,53 +129,58 @@ def _command(record):
 
 
 def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
-    """Write the tables of the README between their marks. Raises ValueError where marks are missing."""
-    text, book = Path(path).read_text(encoding="utf-8"), register.load()
-    for name, table in {"results": headline(book, results_dir), "costs": costs(book, results_dir)}.items():
-        marks = START.format(name), END.format(name)
-        before, start, rest = text.partition(marks[0])
-        _, end, after = rest.partition(marks[1])
-        if not (start and end):
-            raise ValueError(f"{path} has no place for {name}: between {' and '.join(marks)}")
-        text = f"{before}{start}\n\n{table}\n\n{end}{after}"
-    write_whole(path, text.encode())
+    """Write `headline` between its marks in the README. Raises ValueError where the marks are missing."""
+    text, marks = Path(path).read_text(encoding="utf-8"), (START, END)
+    before, start, rest = text.partition(START)
+    _, end, after = rest.partition(END)
+    if not (start and end):
+        raise ValueError(f"{path} has no place for the results: between {' and '.join(marks)}")
+    write_whole(path, f"{before}{start}\n\n{headline(register.load(), results_dir)}\n\n{end}{after}".encode())
 
 
 def headline(register: dict, results_dir: compare.Folder = None) -> str:
-    """What each paper asks and printed of its own method, what came out, and how it was run, as Markdown.
+    """One line for each paper, as Markdown: its question, the answer, printed and ours, and how it was run.
 
-    One line for each printed number with rows; the others are named below the table. Where nothing else ran of the own
-    method on a dataset, the same with another backbone than the printed one stands in.
+    The numbers are those of the first dataset that the question names and that ran, printed and ours over the same
+    classes. Where the printed backbone did not run, another stands in, and the line says so.
     """
     records = compare.compare(None, results_dir)
     alone = compare.ours_alone(records, results_dir)
-    alone = alone[alone["profile"] != "demo"]
-    checked, lines, not_run, papers = claims.check(claims.load(), results_dir), [], [], list(register)
-    records = records[(records["method"] == records["paper"]) & records["paper"].isin(papers)]
-    ran = set(records.loc[records["n_seeds"] > 0, ["paper", "dataset"]].itertuples(index=False, name=None))
-    for record in sorted(records.to_dict("records"), key=lambda record: papers.index(record["paper"])):
-        paper, ours, metric = record["paper"], record, claims.NAMES[record["metric"]]
-        metric = {"auroc": "", "balanced_accuracy": "balanced accuracy"}.get(record["metric"], metric)
-        place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", ""), metric]))
-        others = alone[(alone[SAME] == [record[name] for name in SAME]).all(axis=1)].to_dict("records")
-        if others and (paper, record["dataset"]) not in ran:
-            ours = {**others[0], "published_classes": record["published_classes"]}
-        if not ours["n_seeds"]:
-            backbone = f" with {record['weights']}" if record["weights"] else ""
-            not_run.append(f"{paper}{backbone} on {place} ({record['printed']})")
+    alone = alone[(alone["profile"] != "demo") & (alone["metric"] == "auroc")]
+    checked, lines = claims.check(claims.load(), results_dir), []
+    for paper in register:
+        own = records[(records["paper"] == paper) & (records["method"] == paper) & (records["metric"] == "auroc")]
+        asked = [*checked.loc[(checked["paper"] == paper) & checked["answers"].astype(bool), "where"]]
+        ran = []
+        for record in own.to_dict("records"):
+            others = alone[(alone[SAME] == [record[name] for name in SAME]).all(axis=1)].to_dict("records")
+            stand_in = [{**other, "published_classes": record["published_classes"]} for other in others[:1]]
+            place = f"{record['dataset']}, {record['protocol']}"
+            rank = asked.index(place) if place in asked else len(asked)
+            ran += [(rank, record, ours) for ours in ([record] if record["n_seeds"] else stand_in)]
+        if own.empty:
             continue
+        question = f"[{register[paper].get('asks', paper)}](notebooks/{paper}.ipynb)"
+        if not ran:
+            lines.append([question, "not run", own.iloc[0]["printed"], "", ""])
+            continue
+        rank, record, ours = min(ran, key=lambda line: (line[0], line[2] is not line[1]))
         word, _, run = ours["verdict"].partition(": ")
         run = run or compare.extent((ours["n_classes"], ours["n_expected"], 0), ours["profile"], ours["n_seeds"])
         if ours is not record:
             word, run = "indicative", f"{run}, {ours['weights'].split('/')[0]} in place of {record['weights']}"
-        these, link = compare.mean_of_these(ours), f"[`{paper}`](notebooks/{paper}.ipynb)"
-        asks = f"{register[paper].get('asks', '')} {claims.answer(checked, paper)}".strip()
-        said = ["", ""] if any(line[0] == link for line in lines) else [link, asks]
-        printed = record["printed"] + ("" if np.isnan(these) else f" (for these {these:.3f})")
-        verdict = f"[{word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
-        lines.append([*said, place, printed, ours["ours"], verdict, run])
-    table = pd.DataFrame(lines, columns=["paper", "asks, and what came out", "on", "printed", "ours", "verdict", "run"])
-    return markdown(table) + (f"\n\nPrinted and not run: {'; '.join(not_run)}." if not_run else "")
+        these = compare.mean_of_these(ours)
+        printed = record["printed"] if np.isnan(these) else f"{these:.3f}"
+        link = f"[{ours['ours']}, {word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
+        place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", "")]))
+        lines.append([question, claims.answer(checked, paper), printed, link, f"{place}: {run}"])
+    return markdown(pd.DataFrame(lines, columns=["the paper asks", "answer", "printed", "ours", "run"]))
+
+
+def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path:
+    """Write out_dir/costs.md, `costs` as a page; returns its path."""
+    text = "# Cost of one job\n\nOne class, one seed, all methods of the notebook, from recorded runs."
+    return _write(Path(out_dir) / "costs.md", [text, costs(register.load(), results_dir)])
 
 
 def costs(register: dict, results_dir: compare.Folder = None) -> str:

@@ -213,15 +213,15 @@ def test_the_table_names_a_claim_once():
     assert table["claim"].tolist() == named and table["paper"].tolist() == ["`toy`", "", "`other`"]
 
 
-def test_an_answer_is_yes_no_mixed_or_undecided_with_its_figures():
+def test_an_answer_is_yes_no_mixed_or_cannot_say_with_a_figure_of_each_kind():
     def told(verdict, where="mnist, official", ours="+1.0 [+0.6, +1.4] points; above in 9 of 10", **other):
-        shared = {"paper": "p", "test": "a less b, AUROC", "answers": True}
+        shared = {"paper": "p", "test": "a minus b, AUROC", "answers": True}
         return {**shared, "where": where, "ours": ours, "verdict": verdict, **other}
 
     def answer(*records):
         return claims.answer(pd.DataFrame(records), "p")
 
-    assert answer(told("holds")) == "**Yes** (a less b, points of AUROC: +1.0 [+0.6, +1.4] on mnist)"
+    assert answer(told("holds")) == "**Yes**: a minus b +1.0 [+0.6, +1.4] on mnist"
     no = [
         told("indicative: does not hold; quick", ours="-2.0 [-3.0, -1.0] points; above in 1 of 10"),
         told("not run", ours=""),
@@ -230,22 +230,22 @@ def test_an_answer_is_yes_no_mixed_or_undecided_with_its_figures():
         told("holds", paper="q"),
         told("does not hold", "coil100, 80-20", "-3.0 [-4.0, -2.0] points; above in 0 of 3"),
     ]
-    figures = "-2.0 [-3.0, -1.0] on mnist, -3.0 [-4.0, -2.0] on coil100 80-20"
-    assert answer(*no) == f"**So far no** (a less b, points of AUROC: {figures})"
-    assert answer(told("holds"), told("undecided")).startswith("**Mixed** ")
-    assert answer(told("holds"), told("does not hold")).startswith("**Mixed** ")
-    assert answer(told("undecided"), told("does not hold")).startswith("**No or undecided** ")  # nowhere holds
-    assert answer(told("undecided")).startswith("**Undecided** ")
+    assert answer(*no) == "**So far no**: a minus b -2.0 [-3.0, -1.0] on mnist"  # the first of a kind is enough
+    both = answer(told("holds"), told("does not hold", "coil100, 80-20", "-3.0 [-4.0, -2.0] points"))
+    assert both == "**Mixed**: a minus b +1.0 [+0.6, +1.4] on mnist; a minus b -3.0 [-4.0, -2.0] on coil100 80-20"
+    assert answer(told("holds"), told("undecided")).startswith("**Mixed**")
+    assert answer(told("undecided"), told("does not hold")).startswith("**No or cannot say**")  # nowhere holds
+    assert answer(told("undecided")).startswith("**Cannot say**")
     assert answer(told("not run", ours="")) == ""
     differs = told("not comparable: image size 256 against 128", ours="")
-    assert answer(differs) == "**Open** (a less b, AUROC, not comparable: image size 256 against 128)"
+    assert answer(differs) == "**Cannot say** (a minus b, AUROC, not comparable: image size 256 against 128)"
 
 
 def test_gains_stand_beside_each_other_wherever_both_methods_ran(check):
     for method, auroc in (("toy", 0.9), ("toy_less", 0.8), ("other", 0.7)):
         leave(check.folder, method, {"1": auroc, "2": auroc}, aupro=auroc - 0.5)
     table = claims.gains("toy", "toy", ("auroc", "aupro"), check.folder)
-    assert table["points"].tolist() == ["other less toy", "toy_less less toy"]
+    assert table["points"].tolist() == ["other minus toy", "toy_less minus toy"]
     assert table["AUPRO"].tolist() == ["-20.0 [-20.0, -20.0]; above in 0 of 2", "-10.0 [-10.0, -10.0]; above in 0 of 2"]
     assert claims.gains("toy", [("toy", "none")], results_dir=check.folder).empty
     assert claims.gains("toy", "toy", results_dir=check.folder / "empty").empty

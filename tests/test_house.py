@@ -81,14 +81,15 @@ def test_the_readme_names_only_make_targets_and_files_that_exist():
     assert targets <= set(phony) and len(targets) > 8
 
 
-def test_the_readmes_tables_are_what_the_rows_say(tmp_path):
+def test_the_readmes_table_and_the_costs_are_what_the_rows_say(tmp_path):
     """After new rows: make summary."""
     readme = (ROOT / "README.md").read_text()
     (tmp_path / "README.md").write_text(readme)
     tables.write_readme(tmp_path / "README.md")
     assert (tmp_path / "README.md").read_text() == readme
-    (tmp_path / "README.md").write_text(readme.replace(tables.END.format("results"), ""))
-    with pytest.raises(ValueError, match="has no place for results"):
+    assert tables.write_costs(tmp_path).read_text() == (ROOT / "results" / "costs.md").read_text()
+    (tmp_path / "README.md").write_text(readme.replace(tables.END, ""))
+    with pytest.raises(ValueError, match="has no place for the results"):
         tables.write_readme(tmp_path / "README.md")
 
 

@@ -10,6 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     *ROOT.glob("*.md"),
+    *(ROOT / "docs").glob("*.md"),
     *(ROOT / "results").glob("*.md"),
     *(ROOT / "notebooks").glob("*.ipynb"),
     *(ROOT / "results" / "gallery").glob("*.ipynb"),
@@ -35,6 +36,7 @@ def anchors(path):
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_link_leads_somewhere(path):
     found = re.findall(r"\]\(([^()\s]+)\)", prose(path)) + re.findall(r"<(https?://[^>]+)>", prose(path))
+    found += re.findall(r'(?:href|src)="([^"]+)"', prose(path))
     for target in found:
         if re.match(r"https?://", target):
             assert re.fullmatch(r"https://[\w.-]+\.[a-z]{2,}(/[\w.~%/#?=&+-]*)?", target), target
