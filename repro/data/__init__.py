@@ -4,21 +4,12 @@
     split.train, split.test, split.is_anomalous      # uint8 (N, 1, 32, 32), uint8 (M, 1, 32, 32), bool (M,)
     images = data.load("folder:screws", "test", size=128)
 
-Names: digits and textures (always there), mnist, fashion_mnist, cifar10, cifar100, coil100, mvtec, and one's own images
-as folder:PATH and npz:PATH. `sources.py` says where they are looked for, `names.py` what a dataset is made of.
+Names: those of `names.py`, and one's own images as folder:PATH and npz:PATH; `sources.py` says where they are sought.
 """
 # ruff: noqa: F401
 
 from repro.data.coil100 import COIL100_OBJECTS
-from repro.data.names import (
-    CATEGORY_DATASETS,
-    CLASS_NAMES,
-    PROTOCOLS,
-    SUPERCLASSES,
-    check_protocol,
-    class_index,
-    class_names,
-)
+from repro.data.names import CLASS_NAMES, PROTOCOLS, SUPERCLASSES, check_protocol, class_index, class_names
 from repro.data.one_class import GOOD, OneClass, examples, one_class
 from repro.data.sources import is_stand_in, load, missing, prepare, there
 from repro.data.splits import Images
