@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from adlib import images
+from adlib import images, pictures
 from repro.data.splits import Images, plain, sha8
 
 
@@ -63,7 +63,7 @@ def read(name: str, folder: Path, category: None, size: int | None, resample: st
         except Exception as error:  # a damaged archive raises many kinds
             raise ValueError(f"{where} is truncated or damaged: {views[key].name} cannot be read: {error}") from error
         digest.update(views[key].name.encode() + b"\0" + content)
-        image = images.read(where / views[key].name, content).expand(3, -1, -1)
+        image = pictures.read(where / views[key].name, content).expand(3, -1, -1)
         shape = shape or image.shape
         if image.shape != shape:
             raise ValueError(f"{where / views[key].name} is not of the size of the images before it")
