@@ -93,7 +93,6 @@ def score(
 ) -> int:
     """Print the scores of image files and folders by the detector in a file; returns the exit code."""
     import numpy as np
-    import torch
 
     from adlib import detectors, pictures
 
@@ -103,33 +102,26 @@ def score(
         raise ValueError(f"{maps} is a folder: give the maps a file name, {Path(maps) / 'maps.npz'}")
     for place in filter(None, (maps and Path(maps).parent, overlays)):
         Path(place).mkdir(parents=True, exist_ok=True)
+    if overlays:
+        from adlib import overlays as drawings  # imports matplotlib
     threshold = detector.about.get("threshold")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     lines.writerow(["file", "score", "threshold", "is_anomalous"])
-
-    def line(file, value):
+    judged = detectors.judge(detector, files, failed=failed)
+    if ranked:
+        judged = sorted(judged, key=lambda judgement: -judgement[1])
+    for number, (file, value, anomaly_map) in enumerate(judged):
         verdict = ["", ""] if threshold is None else [f"{threshold:.6g}", int(detectors.is_anomalous(detector, value))]
         lines.writerow([pictures.shown(file), f"{value:.6g}", *verdict])
-
-    for number, (file, value, anomaly_map) in enumerate(detectors.judge(detector, files, failed=failed)):
         if overlays:
-            from adlib import overlays as drawings  # imports matplotlib
-
-            place = Path(overlays, drawings.name(number, file))
-            drawings.write(detector, file, anomaly_map, value, place)
-        if maps or ranked:
-            kept.append((file, value, anomaly_map if maps else None))
-        if not ranked:
-            line(file, value)
-    if ranked:
-        for file, value, _ in sorted(kept, key=lambda judged: -judged[1]):
-            line(file, value)
-    if maps and kept:
+            drawings.write(detector, file, anomaly_map, value, Path(overlays, drawings.name(number, file)))
+        if maps:
+            kept.append((pictures.shown(file), value, anomaly_map.numpy()))
+    if kept:
         names, scores, arrays = zip(*kept, strict=True)
         about = {name: detector.about[name] for name in ("threshold", "pixel_threshold") if name in detector.about}
-        names = [pictures.shown(name) for name in names]
         with open(maps, "wb") as file:
-            np.savez(file, files=names, scores=np.float32(scores), maps=torch.stack(arrays).numpy(), **about)
+            np.savez(file, files=names, scores=np.float32(scores), maps=np.stack(arrays), **about)
     for sentence in failed:
         print(f"adlib: {sentence}", file=sys.stderr)
     seconds = max(1e-9, time.monotonic() - started)

@@ -14,13 +14,14 @@ from adlib import detectors, pictures, plots
 
 
 HEAD, BAR, WIDEST = 24, 74, 300  # px: the line above the picture, the color bar beside it, what the line needs
+SMALLEST = 256  # px of the longer side, to which small images are enlarged
 CONTOUR, GREY = (0, 229, 255), (70, 70, 70)
 
 
 def write(
     detector: nn.Module, path: str | Path, anomaly_map: Tensor, score: float, target: str | Path, longest: int = 640
 ) -> None:
-    """Write the image file `path`, at most so many px long, as `draw` draws it, as a PNG."""
+    """Write the image file `path`, at most `longest` px long, as `draw` draws it, as a PNG."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     draw(detector, pictures.read(path, None, detector.about.get("white")), anomaly_map, score, longest).save(target)
 
@@ -38,7 +39,7 @@ def draw(detector: nn.Module, image: Tensor, anomaly_map: Tensor, score: float, 
     outline is where the map exceeds the pixel threshold.
     """
     about = detector.about
-    scale = min(1.0, longest / max(image.shape[1:]))
+    scale = min(longest, max(SMALLEST, *image.shape[1:])) / max(image.shape[1:])
     height, width = (max(1, round(scale * side)) for side in image.shape[1:])
     resized = torch.nn.functional.interpolate(
         image[None].float(), size=(height, width), mode="bilinear", antialias=True
@@ -47,7 +48,7 @@ def draw(detector: nn.Module, image: Tensor, anomaly_map: Tensor, score: float, 
     low, high = about.get("map_range") or (float(values.min()), float(values.max()))
     drawn = plots.overlay(resized.round().to(torch.uint8), values[None], limits=(low, high))[0]
     array = ((drawn.transpose(1, 2, 0) + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    array = np.ascontiguousarray(np.broadcast_to(array, (height, width, 3)))
+    array = np.array(np.broadcast_to(array, (height, width, 3)))
     limit = about.get("pixel_threshold")
     if limit is not None:
         inside = torch.nn.functional.pad((values > limit).float()[None, None], [1] * 4)  # the image's edge closes it

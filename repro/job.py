@@ -1,8 +1,6 @@
 """One job: its notebook through papermill, in a kernel; what comes back is rows, scores and the executed notebook.
 
     outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})
-    with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
-        submit(job, options).result()
 
 The only place that knows papermill. `run_job` writes nothing outside its work folder, so it runs on any machine.
 """
@@ -33,7 +31,6 @@ from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
-SHORT = 70  # characters of a folder for sockets: the paths of these end at 107
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
@@ -97,7 +94,8 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
 def check_parameters(given: dict, notebook: str | Path) -> None:
     """ValueError unless each given parameter is one of the notebook's and of its default's type.
 
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int.
+    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. What counts something by
+    default, or lists something, must not be 0 or empty.
     """
     defaults = parameters_of(notebook)
     for name, value in given.items():
@@ -106,26 +104,26 @@ def check_parameters(given: dict, notebook: str | Path) -> None:
         default, is_type = defaults[name], type(defaults[name])
         fitting = {float: (float, int), tuple: (tuple, list)}.get(is_type, (is_type,))
         if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
-            raise ValueError(
-                f"parameter {name!r} of {Path(notebook).name} is of type {is_type.__name__} "
-                f"(default {default!r}), not {type(value).__name__}: {value!r}"
-            )
+            types = f"of type {is_type.__name__} (default {default!r}), not {type(value).__name__}: {value!r}"
+            raise ValueError(f"parameter {name!r} of {Path(notebook).name} is {types}")
+        if default and is_type in (int, list, tuple) and (not value or (is_type is int and value < 0)):
+            raise ValueError(f"parameter {name!r} of {Path(notebook).name} is {value!r}: at least one is needed")
 
 
 def run_job(job: dict, options: dict) -> dict:
     """Run the notebook of a job: a dict of rows, scores, notebook, error, log, seconds, cell_seconds.
 
-    options: notebooks (their folder), device, commit, and work: the private folder for the notebook's files. rows: as
-    in the CSV, [] where the job failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's
-    text, also where a cell failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's
-    process printed outside of cells; cell_seconds: of `seconds`, those in cells. Success is: no exception, and rows
-    that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
+    options: notebooks (their folder), device, commit, work (a private folder). rows: as in the CSV, [] where the job
+    failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's text, also where a cell
+    failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's process printed outside
+    of cells; cell_seconds: of `seconds`, those in cells. Raises ValueError for a parameter that does not fit.
     """
     started, work = time.monotonic(), Path(options["work"])
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
     outcome = _EMPTY.copy()
+    rows.progress(work, 0, 1, "starting")
     try:
         execute(notebook, executed, parameters)
         lines = _fitting_rows(job, work / "rows.csv")
@@ -189,9 +187,8 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
     # beside the output, to go with the work folder
-    parent = next(
-        (path for path in (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()) if len(path) < 70), "/tmp"
-    )
+    places = (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir())
+    parent = next((path for path in places if len(path) < 70), "/tmp")  # the paths of sockets end at 107 characters
     with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
             file = os.path.join(folder, f"{attempt}.json")
@@ -269,10 +266,14 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     try:
         yield submit
     finally:
+        if is_main := threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
         for process in set(multiprocessing.active_children()) - others:
             process.kill()
         for executor in executors.values():
             executor.shutdown()
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _begin(root, variables):

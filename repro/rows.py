@@ -33,6 +33,7 @@ COLUMNS += _YOUNGER
 _NEVER_EMPTY = KEY[:7]  # of a row that is `ok`
 _NUMBERS = ["seed", *_MEASURED, "steps", "job_seconds"]
 _DECIMALS = dict.fromkeys(METRICS, 6) | {"train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0, "job_seconds": 1}
+_bars = {}  # of a notebook read by hand: the one that is drawn
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
 
 
@@ -124,13 +125,13 @@ def _column(values):
 
 
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
-    """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: nothing.
+    """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: draw a bar.
 
     loss: a number, or a tensor of one, on any device. Cheap enough for every step: written, and the loss read off the
     device, at most twice a second, and when `what` changes or all is done.
     """
     if out_dir is None:
-        return
+        return _draw(done, total, what)
     path, now = Path(out_dir, "progress.json"), time.monotonic()
     last, last_what = _last_progress.get(path, (-1.0, None))
     if what == last_what and done < total and now - last < 0.5:
@@ -140,6 +141,19 @@ def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss:
     if loss is not None:
         content["loss"] = float(loss)
     write_whole(path, json.dumps(content).encode(), durable=False)
+
+
+def _draw(done, total, what):
+    """The bar of a notebook that is read by hand, once it takes more than seconds."""
+    from adlib import machine  # imports torch
+
+    bar = _bars.get("bar")
+    if bar is None or bar.total != total or bar.n > done:
+        bar = _bars["bar"] = machine.progress(total, what, "steps")
+    bar.set_description_str(what, refresh=False)
+    bar.update(done - bar.n)
+    if done >= total:
+        _bars.pop("bar").close()
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
@@ -229,7 +243,7 @@ def read_table(path: str | Path, columns: list[str], *older: list[str]) -> list[
     quote, an end in the middle of a line, bytes that are no UTF-8.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")  # some programs put a mark before the text
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not text in UTF-8 ({error.reason})") from None
@@ -272,8 +286,8 @@ def write_all(files: Mapping[str | Path, bytes], durable: bool = True) -> None:
                     os.fsync(file.fileno())
         for path, beside in temporary.items():
             os.replace(beside, path)
-    except OSError:  # no room: the half of it is of no use
+    except OSError as error:  # no room: the half of it is of no use
         for beside in temporary.values():
             with contextlib.suppress(OSError):
                 beside.unlink(missing_ok=True)
-        raise
+        raise type(error)(error.errno, error.strerror, str(path)) from error  # "no space left" names no place itself

@@ -79,17 +79,40 @@ def rows_path(out: str | Path, job: dict) -> Path:
 
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
-    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`."""
-    taken = {}  # place -> ids of the ok rows there
+    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`.
+
+    Rows of a user's own images that are no longer these images do not count: their jobs are to run.
+    """
+    taken, sources = {}, {}  # place -> ids of the ok rows there; own images -> what they are now
     for path in {rows_path(out, job) for job in jobs}:
         for row in rows.read(path):
-            if row["status"] == "ok":
+            if row["status"] == "ok" and _is_of_these_images(row, sources):
                 taken.setdefault(place(row), set()).add(row["job"])
     todo, done, stale = [], [], []
     for job in jobs:
         ids = taken.get(place(job), ())
         (done if job["id"] in ids else stale if ids else todo).append(job)
     return todo, done, stale
+
+
+def _is_of_these_images(row, sources):
+    """Whether own images are still those that a row was measured on, or are gone; of others always True."""
+    name = row["dataset"]
+    if not name.startswith(("folder:", "npz:")):
+        return True
+    if name not in sources:
+        from repro import data
+
+        try:
+            sources[name] = data.source(name)
+        except FileNotFoundError:
+            sources[name] = None
+    if sources[name] not in (None, row["data"]):
+        from adlib import pictures
+
+        pictures.say(f"the images of {name} have changed since its rows were measured: it is to run again")
+        return False
+    return True
 
 
 def reproduce(

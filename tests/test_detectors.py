@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import backbones, cbigan, detectors
+from adlib import backbones, cbigan, detectors, own, pictures
 from repro import register
 
 
@@ -138,15 +138,15 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 
 def test_images_are_found_in_files_and_folders_each_once(photos, tmp_path):
-    found = detectors.find([photos / "grey.png", photos])
+    found = pictures.find([photos / "grey.png", photos])
     assert [path.name for path in found] == ["grey.png", "0.bmp", "1.png", "2.png", "3.png", "4.png", "5.png"]
-    assert detectors.sizes(found)[(60, 40)] == 1
+    assert pictures.sizes(found)[(60, 40)] == 1
     with pytest.raises(FileNotFoundError, match="no file or folder .*absent"):
-        detectors.find([photos, tmp_path / "absent"])
+        pictures.find([photos, tmp_path / "absent"])
     with pytest.raises(ValueError, match="holds no images"):
-        detectors.find([tmp_path])
+        pictures.find([tmp_path])
     with pytest.raises(ValueError, match="notes.txt cannot be read as an image"):
-        detectors.sizes([photos / "notes.txt"])
+        pictures.sizes([photos / "notes.txt"])
 
 
 def test_an_image_is_brought_to_the_detectors_size_and_channels_or_refused(photos):
@@ -159,7 +159,7 @@ def test_an_image_is_brought_to_the_detectors_size_and_channels_or_refused(photo
 
 
 def test_files_are_judged_in_order_a_few_at_a_time_and_bad_ones_are_told(photos, tmp_path):
-    detector, files = small(), detectors.find([photos])
+    detector, files = small(), pictures.find([photos])
     together, _ = detectors.apply(detector, torch.stack([detectors.read(detector.about, path) for path in files]))
     bad = tmp_path / "bad.png"
     bad.write_bytes((photos / "1.png").read_bytes()[:60])
@@ -187,39 +187,9 @@ def test_the_threshold_is_a_score_of_a_normal_image_that_enough_of_them_do_not_e
             detectors.calibrate(detector, scores, maps, quantile)
 
 
-def test_own_images_are_laid_out_as_links_and_some_normal_ones_held_out(photos, tmp_path):
-    normal = [photos / name for name in ("0.bmp", "1.png", "2.png", "3.png", "below/4.png", "below/5.png")] * 2
-    held_out = detectors.lay_out(normal, [photos / "grey.png"], tmp_path / "set", held_out=0.25, seed=3)
-    names = {
-        part: sorted(path.name for path in (tmp_path / "set" / part).iterdir())
-        for part in ("train/good", "test/good", "test/judged")
-    }
-    assert [len(some) for some in names.values()] == [9, 3, 1] and len(held_out) == 3
-    assert names["test/good"] == [f"{i:06d}-{path.name}" for i, path in enumerate(held_out)]
-    assert (tmp_path / "set" / "test" / "judged" / "000000-grey.png").resolve() == (photos / "grey.png").resolve()
-    again = detectors.lay_out(normal, [], tmp_path / "again", held_out=0.25, seed=3)
-    assert again == held_out != detectors.lay_out(normal, [], tmp_path / "other", held_out=0.25, seed=4)
-    for share in (0, 1, 0.9):
-        with pytest.raises(ValueError, match="at least 2 must be left"):
-            detectors.lay_out(normal[:4], [], tmp_path / "few", held_out=share)
-
-
-def test_an_overlay_is_the_picture_with_color_where_the_map_is_high(photos, tmp_path):
-    detector, dark = small(), tmp_path / "dark.png"
-    Image.fromarray(np.full((400, 800, 3), 20, dtype=np.uint8)).save(dark)
-    anomaly_map = torch.zeros(8, 8)
-    anomaly_map[:, :2] = 1.0
-    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "new" / "over.png", longest=100)
-    drawn = np.array(Image.open(tmp_path / "new" / "over.png")).astype(int)
-    assert drawn.shape == (50, 100, 3)
-    assert drawn[:, :10].max() > 100 and np.abs(drawn[:, -20:] - 20).max() <= 2
-    detector.about["map_range"] = [0.0, 100.0]  # what normal images had: this map is nothing beside it
-    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "over.png", longest=100)
-    assert np.abs(np.array(Image.open(tmp_path / "over.png")).astype(int) - 20).max() <= 6
-
-
 def test_settings_for_own_images_are_those_of_the_dataset_they_are_like(photos, tmp_path):
-    detectors.lay_out(detectors.find([photos]), [photos / "grey.png"], tmp_path / "set")
+    files = pictures.find([photos])
+    own.lay_out(files[:3], files[3:], [photos / "grey.png"], tmp_path / "set")
     book = register.load()
 
     def settings(profile, **given):
@@ -235,7 +205,7 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     main = pytest.importorskip("adlib.__main__").main
     detector, bad = small(), tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    files = detectors.find([photos])
+    files = pictures.find([photos])
     judged = {path: score for path, score, _ in detectors.judge(detector, files)}
     detectors.calibrate(detector, np.sort(list(judged.values()))[:4], torch.rand(4, 8, 8), quantile=1)
     detectors.save(detector, tmp_path / "detector.pt")
@@ -248,8 +218,9 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     assert [line["file"] for line in lines] == [str(path) for path in files]
     assert [float(line["score"]) for line in lines] == pytest.approx(list(judged.values()), rel=1e-4)
     assert sum(int(line["is_anomalous"]) for line in lines) == len(files) - 4
-    pictures = sorted(path.name for path in (tmp_path / "over").iterdir())
-    assert pictures == [f"{number:05d}-{path.stem}.png" for number, path in enumerate(files)]
+    drawn = sorted(path.name for path in (tmp_path / "over").iterdir())
+    assert drawn == [f"{number:05d}-{path.stem}.overlay.png" for number, path in enumerate(files)]
+    assert f"{len(files) + 1} images in " in printed.err and "a second" in printed.err
 
     del detector.about["threshold"]
     detectors.save(detector, tmp_path / "detector.pt")

@@ -162,7 +162,7 @@ def test_a_missing_mask_is_an_error_that_names_it(mvtec_folders):
 
 
 def test_a_mask_of_another_size_is_an_error_that_names_it(mvtec_folders):
-    save_image(mvtec_folders / "ground_truth" / "cut" / "0_mask.png", (9, 9))
+    save_image(mvtec_folders / "ground_truth" / "cut" / "0_mask.png", (9, 9), 255)
     with pytest.raises(ValueError, match="0_mask.png is not of the size of its image"):
         data.load(f"folder:{mvtec_folders}", "test")
 
@@ -182,9 +182,9 @@ def test_an_unreadable_image_is_an_error_that_names_it(class_folders, content):
         data.load(f"folder:{class_folders}", "test")
 
 
-def test_images_of_16_bit_are_refused_and_not_clipped(class_folders):
+def test_images_of_16_bit_among_others_are_refused_and_not_clipped(class_folders):
     Image.fromarray(np.full((8, 8), 3000, np.uint16)).save(class_folders / "train" / "cat" / "1.png")
-    with pytest.raises(ValueError, match="1.png cannot be read as an image: its pixels are of Pillow's mode I;16"):
+    with pytest.raises(ValueError, match="cat/1.png cannot be read as an image: it has 16 bits a pixel, and others 8"):
         data.load(f"folder:{class_folders}", "test")
 
 

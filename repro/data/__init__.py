@@ -18,6 +18,7 @@ from repro.data.names import (
     check_protocol,
     class_index,
     class_names,
+    source,
 )
 from repro.data.one_class import GOOD, OneClass, examples, one_class
 from repro.data.sources import is_stand_in, load, missing, prepare, there

@@ -101,7 +101,8 @@ def one_class(
         )
     for kind, is_of_kind in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not is_of_kind.any():
-            can_be_pooled = protocol == "official" and name not in CATEGORY_DATASETS
+            has_any = kind == "normal" or not is_normal.all()  # else pooling gives none either
+            can_be_pooled = protocol == "official" and name not in CATEGORY_DATASETS and has_any
             hint = "; protocol 80-20 splits the training images" if can_be_pooled else ""
             raise ValueError(f"{name} has no {kind} test images where {names[target]} is normal{hint}")
     if protocol == "superclass" and held_out and not len(anomalies):
