@@ -72,7 +72,7 @@ def train(
         {"backbone": backbone, "n_vectors": n},
         {"encoder": encoder, "bank": vectors[picks]},
         image_size=image_size,
-        channels=images.shape[1],
+        channels=3,
         method=method,
         weights=label,
         n_train=len(training),
@@ -84,7 +84,7 @@ def train(
 
 
 def _read(files, n_training, size):
-    """uint8 (N, C, size, size) of image files, and what is white in 16-bit ones, by the first `n_training`."""
+    """uint8 (N, 3, size, size) of image files, and what is white in 16-bit ones, by the first `n_training`."""
     images, several, white = [], [], pictures.white(files[:n_training])
     if white is not None:
         pictures.say(f"16-bit grey images: 0 to {white} (the images to train on have no more) is read as 0 to 255")
@@ -93,8 +93,7 @@ def _read(files, n_training, size):
             images.append(resize(pictures.read(path, None, white, several)[None], size)[0])
             bar.update()
     pictures.say_several(several)
-    channels = max(map(len, images))
-    return torch.stack([image.expand(channels, -1, -1) for image in images]), white
+    return torch.stack([image.expand(3, -1, -1) for image in images]), white
 
 
 def set_threshold(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:

@@ -74,8 +74,7 @@ def parameters_of(notebook: str | Path) -> dict:
                     continue
         except ValueError:
             pass
-        text = ast.unparse(line)
-        raise ValueError(f"{notebook}: only name = literal may stand in the cell tagged 'parameters', not {text!r}")
+        raise ValueError(f"{notebook}: only name = literal may stand in the parameters cell, not {ast.unparse(line)!r}")
     return defaults
 
 
@@ -155,8 +154,7 @@ def _fitting_rows(job, path):
     """The rows that the notebook left, or a ValueError that says what is wrong with them."""
     if not path.is_file():
         raise ValueError("the notebook ran to its end but left no rows.csv")
-    lines = rows.read(path)
-    if not lines:
+    if not (lines := rows.read(path)):
         raise ValueError("the notebook left a rows.csv without rows")
     for row in lines:
         claimed = row | {"settings": job["settings"]}  # these are noted later
@@ -186,10 +184,9 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that its inspection overlooks
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
-    # beside the output, to go with the work folder
     places = (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir())
-    parent = next((path for path in places if len(path) < 70), "/tmp")  # the paths of sockets end at 107 characters
-    with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
+    parent = next((path for path in places if len(path) < 66), "/tmp")  # the paths of sockets end at 104 characters
+    with tempfile.TemporaryDirectory(prefix=f"adlib-k{os.getpid()}-", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
             file = os.path.join(folder, f"{attempt}.json")
             try:
@@ -268,10 +265,13 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     finally:
         if is_main := threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
-        for process in set(multiprocessing.active_children()) - others:
+        killed = set(multiprocessing.active_children()) - others
+        for process in killed:
             process.kill()
         for executor in executors.values():
             executor.shutdown()
+        for folder in [path for one in killed for path in Path(tempfile.gettempdir()).glob(f"adlib-k{one.pid}-*")]:
+            shutil.rmtree(folder, ignore_errors=True)
         if is_main:
             signal.signal(signal.SIGINT, before)
 

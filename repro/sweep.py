@@ -180,6 +180,7 @@ def reproduce(
             inside, spent = inside + outcome["cell_seconds"], spent + outcome["seconds"]
             keep(out, job, outcome)
             report["failed" if outcome["error"] else "ok"].append(job)
+            _say_again(outcome)
             display.line(_line(job, outcome), len(report["ok"]) + len(report["failed"]))
             _note(out, job, _line(job, outcome), outcome["log"])
     report["seconds"] = time.monotonic() - started
@@ -286,6 +287,18 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _say_again(outcome):
+    """What a job's notebook said to its user on stderr, "adlib: ...", such as which files it did not read; once."""
+    outputs = [
+        out for cell in json.loads(outcome["notebook"] or '{"cells": []}')["cells"] for out in cell.get("outputs", [])
+    ]
+    texts = ["".join(out["text"]) for out in outputs if out.get("name") == "stderr"]
+    for line in [line for text in texts for line in text.splitlines() if line.startswith("adlib: ")]:
+        from adlib import pictures  # imports torch
+
+        pictures.say(line.removeprefix("adlib: "))
 
 
 def _line(job, outcome):

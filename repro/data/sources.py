@@ -152,7 +152,7 @@ def _stem(name: str) -> str:
         return name
     else:
         state = Path(DATASETS[name].__file__).read_text(encoding="utf-8")
-    return f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    return f"{kind}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
 
 
 def _cached(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
