@@ -131,35 +131,20 @@ def fit(about: dict, image: Tensor, name: object = "the image") -> Tensor:
     return image.expand(about["channels"], -1, -1)
 
 
-def read(about: dict, path: str | Path, several: list | None = None) -> Tensor:
+def read(about: dict, path: str | Path) -> Tensor:
     """One image file as the detector wants it: see `pictures.read` and `fit`."""
-    return fit(about, pictures.read(path, None, about.get("white"), several), path)
+    return fit(about, pictures.read(path, None, about.get("white")), path)
 
 
 def judge(
-    detector: nn.Module, paths: list[Path], batch: int = 16, failed: list[str] | None = None
+    detector: nn.Module, paths: Sequence[Path], batch: int = 16, failed: list[str] | None = None
 ) -> Iterator[tuple[Path, float, Tensor]]:
     """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time, with a bar.
 
     failed: a list for sentences on files that cannot be read, which are left out; None: the first such raises.
     """
-    several = []
-    with machine.progress(len(paths), "scoring") as bar:
-        for start in range(0, len(paths), batch):
-            files, fitting = [], []
-            for path in paths[start : start + batch]:
-                try:
-                    fitting.append(read(detector.about, path, several))
-                    files.append(path)
-                except ValueError as error:
-                    if failed is None:
-                        raise
-                    failed.append(str(error))
-            if fitting:
-                scores, maps = apply(detector, torch.stack(fitting))
-                yield from zip(files, scores.tolist(), maps, strict=True)
-            bar.update(len(paths[start : start + batch]))
-    pictures.say_several(several)
+    for index, _, value, found in _judged(detector, paths, batch, failed):
+        yield paths[index], value, found
 
 
 def score(
@@ -179,28 +164,36 @@ def score(
         images = images[None]
     if any(isinstance(image, (str, Path)) for image in images):
         images = pictures.find(images)
-    scores, all_maps = [np.zeros(0, np.float32)], []
+    judged = list(_judged(detector, images, batch, None))
+    scores = np.array([value for _, _, value, _ in judged], np.float32)
+    return scores, [resize_map(found, size).numpy() for _, size, _, found in judged]
+
+
+def _judged(detector, images, batch, failed):
+    """Yield (index, (H, W), score, map) of paths and arrays; failed: as of `judge`."""
+    about, several = detector.about, []
     with machine.progress(len(images), "scoring") as bar:
         for start in range(0, len(images), batch):
-            part = [_any(detector.about, images[i], i) for i in range(start, min(start + batch, len(images)))]
-            fitting = [fit(detector.about, image, name) for name, image in part]
-            values, maps = apply(detector, torch.stack(fitting))
-            scores.append(values.numpy())
-            all_maps += [
-                resize_map(found, image.shape[1:]).numpy() for (_, image), found in zip(part, maps, strict=True)
-            ]
-            bar.update(len(part))
-    return np.concatenate(scores), all_maps
-
-
-def _any(about, image, number):
-    """(name, tensor) of an image, a path or an array."""
-    if isinstance(image, Path):
-        return image, pictures.read(image, None, about.get("white"))
-    try:
-        return f"image {number}", pictures.from_array(image, about.get("white"))
-    except ValueError as error:
-        raise ValueError(f"image {number}: {error}") from None
+            part = []
+            for index in range(start, min(start + batch, len(images))):
+                image, white = images[index], about.get("white")
+                name = image if isinstance(image, Path) else f"image {index}"
+                try:
+                    if isinstance(image, Path):
+                        image = pictures.read(image, None, white, several)
+                    else:
+                        image = pictures.from_array(image, white, name)
+                    part.append((index, image.shape[1:], fit(about, image, name)))
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed.append(str(error))
+            if part:
+                values, maps = apply(detector, torch.stack([fitting for *_, fitting in part]))
+                for (index, size, _), value, found in zip(part, values.tolist(), maps, strict=True):
+                    yield index, size, value, found
+            bar.update(min(batch, len(images) - start))
+    pictures.say_several(several)
 
 
 def resize_map(anomaly_map: Tensor, size: Sequence[int]) -> Tensor:

@@ -138,7 +138,7 @@ def read(
         raise ValueError(f"{shown(path)} cannot be read as an image: {error}") from error
 
 
-def from_array(values: np.ndarray | Tensor, white: int | None = None) -> Tensor:
+def from_array(values: np.ndarray | Tensor, white: int | None = None, name: str = "the image") -> Tensor:
     """One image as `read` gives it: a NumPy array (H, W) or (H, W, 1, 3 or 4), or a tensor (1, 3 or 4, H, W).
 
     Bytes, floats in [0, 1], or 16-bit grey values for a detector that takes these (`white`). Raises ValueError.
@@ -149,12 +149,15 @@ def from_array(values: np.ndarray | Tensor, white: int | None = None) -> Tensor:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[..., 0]
     if not (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))) or 0 in array.shape:
-        raise ValueError(f"an image is an array of (H, W) or (H, W, 3 or 4), not of {array.shape}")
+        raise ValueError(f"{name} is an array of {array.shape}, not of (H, W) or (H, W, 3 or 4)")
     if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8 and not (array.dtype == np.uint16 and array.ndim == 2):
-        raise ValueError(f"pixels are uint8, floats in [0, 1] or, where grey, uint16, not {array.dtype}")
-    return _tensor(_pixels(Image.fromarray(array), white))
+        raise ValueError(f"{name} is of {array.dtype}: pixels are uint8, floats in [0, 1] or, where grey, uint16")
+    try:
+        return _tensor(_pixels(Image.fromarray(array), white))
+    except ValueError as error:
+        raise ValueError(f"{name} cannot be taken: {error}") from None
 
 
 def _tensor(array):

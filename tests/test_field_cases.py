@@ -447,6 +447,22 @@ def test_a_mark_before_the_text_of_a_rows_file(folder, tmp_path):
     assert rows.read(path) == [row]
 
 
+def test_a_results_folder_that_is_not_there_is_named_by_the_summary(tmp_path):
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "summary.ipynb").read_text())["cells"]
+    code = {cell["id"]: "".join(cell["source"]) for cell in cells}
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {tmp_path / 'nowhere'}: make reproduce"):
+        exec(code["summary-03"], {"results_dir": tmp_path / "nowhere"})
+
+
+def test_rows_of_own_images_are_not_stale(folder, tmp_path):
+    _, row = a_row(folder, auroc=0.9)
+    rows.merge(tmp_path / "baselines.csv", [row])
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / "summary.ipynb").read_text())["cells"]
+    names = {"results_dir": tmp_path}
+    exec("".join(next(cell["source"] for cell in cells if cell["id"] == "summary-03")), names)
+    assert row["job"] in names["not_stale"] and row["job"] not in names["known_jobs"]
+
+
 # ---- what was drawn is not judged
 
 
