@@ -155,6 +155,8 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights_only" in str(error) or "Weights only" in str(error):  # with advice to read it without that
+            reason = "it holds more than tensors and plain values, or is damaged"
         raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
 
 

@@ -31,6 +31,7 @@ from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
+SHORT = 66  # characters of a folder for sockets: the paths of these end at 104
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
@@ -185,7 +186,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
     places = (os.path.dirname(os.path.abspath(output)), tempfile.gettempdir())
-    parent = next((path for path in places if len(path) < 66), "/tmp")  # the paths of sockets end at 104 characters
+    parent = next((path for path in places if len(path) < SHORT), "/tmp")
     with tempfile.TemporaryDirectory(prefix=f"adlib-k{os.getpid()}-", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
             file = os.path.join(folder, f"{attempt}.json")
@@ -265,8 +266,7 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     finally:
         if is_main := threading.current_thread() is threading.main_thread():
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
-        killed = set(multiprocessing.active_children()) - others
-        for process in killed:
+        for process in (killed := set(multiprocessing.active_children()) - others):
             process.kill()
         for executor in executors.values():
             executor.shutdown()

@@ -306,7 +306,7 @@ def test_images_of_any_size_and_channels_are_scored_with_maps_of_their_size(phot
     opaque = np.dstack([one, np.full(one.shape[:2], 255, np.uint8)])
     floats, tensor = one.astype(np.float32) / 255, torch.from_numpy(one.copy()).permute(2, 0, 1)[None]
     for same in (one, [opaque], floats[None], tensor):
-        np.testing.assert_allclose(detectors.score(trained, same)[0], scores[1:2], rtol=1e-5)
+        np.testing.assert_allclose(detectors.score(trained, same)[0], scores[1:2], rtol=1e-5, atol=1e-3)
     assert detectors.score(trained, [])[0].shape == (0,)
     for wrong, said in (
         ([one, one[..., :2]], "image 1 is an array of"),

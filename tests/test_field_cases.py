@@ -320,6 +320,44 @@ def test_long_names(tmp_path):
         assert len(path(tmp_path, job).name.encode()) <= 240
 
 
+def test_what_a_jobs_notebook_says_of_files_reaches_the_terminal_of_the_sweep_once(capsys):
+    texts = [{"output_type": "stream", "name": "stderr", "text": ["adlib: 3 .heic\n", "a library's advice\n"]}]
+    notebook = json.dumps({"cells": [{"cell_type": "markdown"}, {"outputs": texts}, {"outputs": texts}]})
+    pictures.say.cache_clear()
+    for text in (notebook, None, notebook):
+        sweep._say_again({"notebook": text})
+    assert capsys.readouterr().err == "adlib: 3 .heic\n"
+
+
+def test_a_notebook_read_by_hand_shows_how_far_it_is(monkeypatch):
+    """A bar, which a library draws once five seconds are over; here what it is given."""
+    made = []
+
+    class Bar:
+        def __init__(self, total, what, unit):
+            self.total, self.n, self.said, self.is_closed = total, 0, [what], False
+            made.append(self)
+
+        def update(self, n):
+            self.n += n
+
+        def set_description_str(self, what, refresh):
+            self.said.append(what)
+
+        def close(self):
+            self.is_closed = True
+
+    monkeypatch.setattr(machine, "progress", Bar)
+    for done, what in ((1, "encoder"), (3, "decoder"), (4, "decoder"), (1, "encoder again")):
+        rows.progress(None, done, 4, what)
+    first, second = made
+    assert (first.n, first.is_closed, first.said[-1]) == (4, True, "decoder") and (second.n, second.is_closed) == (
+        1,
+        False,
+    )
+    rows._bars.clear()
+
+
 # ---- names
 
 
@@ -461,6 +499,15 @@ def test_rows_of_own_images_are_not_stale(folder, tmp_path):
     names = {"results_dir": tmp_path}
     exec("".join(next(cell["source"] for cell in cells if cell["id"] == "summary-03")), names)
     assert row["job"] in names["not_stale"] and row["job"] not in names["known_jobs"]
+
+
+def test_a_librarys_advice_to_read_a_file_unsafely_reaches_nobody(tmp_path):
+    torch.save({"x": Path("here")}, tmp_path / "odd.pt")
+    with pytest.raises(
+        ValueError, match="odd.pt cannot be read as a file of plain tensors: it holds more than"
+    ) as error:
+        machine.read_tensors(tmp_path / "odd.pt")
+    assert "trust" not in str(error.value) and "weights_only" not in str(error.value)
 
 
 # ---- what was drawn is not judged

@@ -100,7 +100,9 @@ def _read_arrays(path: Path, keys: list[str], names: list[str] | None) -> tuple[
                 raise ValueError(f"it lacks {', '.join(missing)}; it holds {', '.join(archive.files) or 'nothing'}")
             arrays = {key: archive[key] for key in [*keys, "class_names"] if key in archive.files}
     except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+        is_pickle = "pickle" in str(error)  # numpy's advice would let it run code
+        reason = "it holds pickled objects, or is no npz" if is_pickle else error
+        raise ValueError(f"{path} cannot be read as npz: {reason}") from error
     n_classes = 0
     for key in (key for key in keys if key.endswith("_labels")):
         labels = arrays[key][:, 0] if arrays[key].ndim == 2 and arrays[key].shape[1] == 1 else arrays[key]
