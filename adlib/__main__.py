@@ -1,11 +1,16 @@
-"""Apply a trained detector to image files: python -m adlib score DETECTOR IMAGES... [--overlays FOLDER]
+"""Train a detector on a folder of normal images, and judge image files by it.
 
-Prints a CSV, a line for each image: file, score (high = anomalous), threshold, is_anomalous.
+    python -m adlib train FOLDER --out detector.pt
+    python -m adlib score detector.pt IMAGES... [--ranked] [--overlays FOLDER] [--maps maps.npz] > scores.csv
+
+`score` prints a CSV, a line for each image: file, score (high = anomalous), threshold, is_anomalous.
 """
 
 import argparse
 import csv
+import shlex
 import sys
+import time
 from pathlib import Path
 
 
@@ -18,37 +23,109 @@ class Parser(argparse.ArgumentParser):
 
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit code: 1 where an image could not be read, 2 for a wrong word or file."""
-    parser = Parser(prog="python -m adlib", description="Apply a trained detector to image files.")
+    parser = Parser(prog="python -m adlib", description="Train a detector on normal images; judge images by it.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    text = "train on a folder of normal images"
+    command = commands.add_parser("train", help=text, description=text, allow_abbrev=False)
+    command.set_defaults(function=train)
+    command.add_argument("normal", metavar="FOLDER", nargs="+", help="normal images: folders with all below, or files")
+    command.add_argument("--out", default="detector.pt", metavar="FILE", help="where the detector goes (detector.pt)")
+    command.add_argument("--method", default="patchcore", help="patchcore; own_data.ipynb trains the papers' methods")
+    command.add_argument("--image-size", type=int, default=256, metavar="PX", help="what it sees, a square (256)")
+    command.add_argument(
+        "--backbone", default="resnet18", help="resnet18, wide_resnet50_2, wide_resnet101_2 (resnet18)"
+    )
+    command.add_argument(
+        "--weights", default="auto", help="imagenet, random or a file (auto: imagenet if there are any)"
+    )
+    command.add_argument("--coreset", type=float, default=0.01, metavar="SHARE", help="of the features kept (0.01)")
+    command.add_argument("--held-out", type=float, default=0.3, metavar="SHARE", help="for the threshold (0.3)")
+    command.add_argument("--quantile", type=float, default=0.95, help="of normal scores, the threshold (0.95)")
+    command.add_argument("--seed", type=int, default=0, help="0")
     text = "judge image files and folders: a CSV of file, score, threshold, is_anomalous"
-    command = parser.add_subparsers(metavar="COMMAND", required=True).add_parser("score", help=text, allow_abbrev=False)
-    command.add_argument("detector", metavar="DETECTOR", help="a detector.pt, as a paper's notebook leaves it")
-    command.add_argument("images", metavar="IMAGES", nargs="+", help="image files, and folders with all below")
-    command.add_argument("--overlays", metavar="FOLDER", help="write pictures with their anomaly maps there")
-    command.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")
+    judge = commands.add_parser("score", help=text, description=text, allow_abbrev=False)
+    judge.set_defaults(function=score)
+    judge.add_argument("detector", metavar="DETECTOR", help="a detector.pt, of train or of a paper's notebook")
+    judge.add_argument("images", metavar="IMAGES", nargs="+", help="image files, and folders with all below")
+    judge.add_argument("--ranked", action="store_true", help="the most anomalous first")
+    judge.add_argument("--overlays", metavar="FOLDER", help="write pictures with their anomaly maps there")
+    judge.add_argument("--maps", metavar="FILE", help="write the anomaly maps, files and scores there, as npz")
+    for each in (command, judge):
+        each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")
     try:
-        args = parser.parse_args(argv or ["--help"])
-        return score(args.detector, args.images, args.overlays, args.device)
+        args = vars(parser.parse_args(argv or ["--help"]))
+        return args.pop("function")(**args)
     except (ValueError, OSError) as error:
         print(f"adlib: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("adlib: stopped", file=sys.stderr)
+        return 130
 
 
-def score(path: str, images: list[str], overlays: str | None = None, device: str = "auto") -> int:
+def train(normal: list[str], out: str, **settings: object) -> int:
+    """Train a detector on image files and folders, and write it; returns the exit code."""
+    from adlib import detectors, own, pictures  # imports torch
+
+    started, target = time.monotonic(), Path(out).expanduser()
+    if target.is_dir():
+        raise ValueError(f"{target} is a folder: give the detector a file name, {target / 'detector.pt'}")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    files = pictures.find(normal)
+    sizes = list(pictures.sizes(files).items())
+    more = f" and {len(sizes) - 3} sizes more" * (len(sizes) > 3)
+    print(f"{len(files)} images, {', '.join(f'{n} of {w} x {h} px' for (w, h), n in sizes[:3])}{more}", flush=True)
+    detector = own.train(files, **settings)
+    detectors.save(detector, target)
+    print(own.describe(detector))
+    print(f"{target}, {target.stat().st_size / 1e6:.1f} MB, in {time.monotonic() - started:.0f} s. Judge images by it:")
+    print(f"python -m adlib score {shlex.quote(out)} FOLDER --ranked --overlays pictures > scores.csv")
+    return 0
+
+
+def score(
+    detector: str,
+    images: list[str],
+    ranked: bool = False,
+    overlays: str | None = None,
+    maps: str | None = None,
+    device: str = "auto",
+) -> int:
     """Print the scores of image files and folders by the detector in a file; returns the exit code."""
-    from adlib import detectors  # imports torch
+    import numpy as np
 
-    detector = detectors.load(path, device)
-    files, failed = detectors.find(images), []
+    from adlib import detectors, pictures
+
+    detector = detectors.load(detector, device)
+    files, failed, kept, started = pictures.find(images), [], [], time.monotonic()
+    if maps and Path(maps).is_dir():
+        raise ValueError(f"{maps} is a folder: give the maps a file name, {Path(maps) / 'maps.npz'}")
+    for place in filter(None, (maps and Path(maps).parent, overlays)):
+        Path(place).mkdir(parents=True, exist_ok=True)
+    if overlays:
+        from adlib import overlays as drawings  # imports matplotlib
     threshold = detector.about.get("threshold")
     lines = csv.writer(sys.stdout, lineterminator="\n")
     lines.writerow(["file", "score", "threshold", "is_anomalous"])
-    for number, (file, value, anomaly_map) in enumerate(detectors.judge(detector, files, failed=failed)):
+    judged = detectors.judge(detector, files, failed=failed)
+    if ranked:
+        judged = sorted(judged, key=lambda judgement: -judgement[1])
+    for number, (file, value, anomaly_map) in enumerate(judged):
         verdict = ["", ""] if threshold is None else [f"{threshold:.6g}", int(detectors.is_anomalous(detector, value))]
-        lines.writerow([file, f"{value:.6g}", *verdict])
-        if overlays:  # numbered: two folders may hold files of one name
-            detectors.write_overlay(detector, file, anomaly_map, Path(overlays, f"{number:05d}-{file.stem}.png"))
+        lines.writerow([pictures.shown(file), f"{value:.6g}", *verdict])
+        if overlays:
+            drawings.write(detector, file, anomaly_map, value, Path(overlays, drawings.name(number, file)))
+        if maps:
+            kept.append((pictures.shown(file), value, anomaly_map.numpy()))
+    if kept:
+        names, scores, arrays = zip(*kept, strict=True)
+        about = {name: detector.about[name] for name in ("threshold", "pixel_threshold") if name in detector.about}
+        with open(maps, "wb") as file:
+            np.savez(file, files=names, scores=np.float32(scores), maps=np.stack(arrays), **about)
     for sentence in failed:
         print(f"adlib: {sentence}", file=sys.stderr)
+    seconds = max(1e-9, time.monotonic() - started)
+    print(f"adlib: {len(files)} images in {seconds:.1f} s, {len(files) / seconds:.1f} a second", file=sys.stderr)
     return 1 if failed else 0
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from adlib._torchvision import import_torchvision
-from adlib.machine import read_tensors
+from adlib.machine import read_tensors, says_yes
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
@@ -111,7 +111,7 @@ def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] 
     url = f"https://download.pytorch.org/models/{backbone}-{IMAGENET_SHA256[backbone][0]}.pth"
     now = os.environ.get("ADLIB_DATA") or "not set"
     put = f"put {url} into weights/ of the folder that ADLIB_DATA names (now {now})"
-    if os.environ.get("ADLIB_OFFLINE") == "1":
+    if says_yes("ADLIB_OFFLINE"):
         return f"weights of {backbone}", f"{put}, or allow its download by ADLIB_OFFLINE=0", False
     return f"weights of {backbone}", f"the first job downloads it; or {put}", True
 
@@ -158,7 +158,7 @@ def _imagenet(backbone):
     path = _downloads() / url.rsplit("/", 1)[1]
     if path.is_file():
         return path
-    if os.environ.get("ADLIB_OFFLINE") == "1":
+    if says_yes("ADLIB_OFFLINE"):
         reason = f"are not on this machine and ADLIB_OFFLINE=1 forbids downloading {url}"
         raise FileNotFoundError(f"the ImageNet weights of {backbone} {reason}: {advice}")
     try:

@@ -1,31 +1,33 @@
 """Trained detectors: put together, saved to one file, loaded, and applied to image files.
 
-    detector = detectors.assemble("two_stage", settings, {"encoder": encoder, ...}, image_size=32, channels=1)
-    detectors.save(detector, "detector.pt")                                  # at the end of a paper's notebook
+    detector = own.train("photos/good")                                      # PatchCore's memory bank
+    detectors.save(detector, "detector.pt")
     detector = detectors.load("detector.pt")                                 # anywhere
-    for path, score, anomaly_map in detectors.judge(detector, detectors.find(["photos/"])):
-        ...                                                                  # high = anomalous
+    scores, maps = detectors.score(detector, "photos/new")                   # or arrays; high = anomalous
+    detectors.is_anomalous(detector, scores[0])
 
-A detector is the class `Detector` of the paper's module, a network that takes bytes (N, channels, image_size,
-image_size) and gives scores (N,) and anomaly maps (N, h, w). What is known of it stands in `detector.about`, a dict:
-paper, method, settings, image_size, channels, resample, whatever else was said of its training, and once `calibrate`
-saw scores of normal images, threshold, quantile, n_normal and map_range.
+    detector = detectors.assemble("two_stage", settings, {"encoder": encoder, ...}, image_size=32, channels=1)
+
+The last is what a paper's notebook does at its end. A detector is the class `Detector` of the paper's module, a network
+that takes bytes (N, channels, image_size, image_size) and gives scores (N,) and anomaly maps (N, h, w). What is known
+of it stands in `detector.about`, a dict: paper, method, settings, image_size, channels, resample, whatever else was
+said of its training; white, where it takes 16-bit images (`pictures.white`); and once `calibrate` saw scores of normal
+images, threshold, pixel_threshold, quantile, n_normal and map_range.
 """
 
 import importlib
 import os
-import random
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlib import backbones, machine
-from adlib import images as pictures
+from adlib import backbones, machine, pictures
+from adlib.images import resize
 
 
 FORMAT = "adlib detector 1"
@@ -83,8 +85,11 @@ def save(detector: nn.Module, path: str | Path | None) -> None:
         return
     temporary = Path(f"{path}.tmp")
     try:
-        torch.save({"format": FORMAT, "about": detector.about, "state": detector.state_dict()}, temporary)
+        with open(temporary, "wb") as file:
+            torch.save({"format": FORMAT, "about": detector.about, "state": detector.state_dict()}, file)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch's own says no name, nor why
+        raise OSError(f"{path} could not be written ({error}): is there room, and the right to write?") from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -115,139 +120,108 @@ def apply(detector: nn.Module, images: Tensor, batch: int = machine.SCORING_BATC
     return tuple(torch.cat([part[i].float().cpu() for part in parts]) for i in (0, 1))
 
 
-def find(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files among files and folders (with what lies below), in order, each once.
+def fit(about: dict, image: Tensor, name: object = "the image") -> Tensor:
+    """An image, uint8 (1 or 3, H, W), at the detector's size, its aspect not kept: (channels, S, S).
 
-    Raises FileNotFoundError for what is not there, ValueError for a folder without images.
+    Raises ValueError for one in color where the detector knows grey ones.
     """
-    files = {}
-    for path in (Path(path).expanduser() for path in paths):
-        if path.is_dir():
-            inside = sorted(pictures.list_images(path))
-            if not inside:
-                raise ValueError(f"{path} holds no images ({', '.join(pictures.SUFFIXES)})")
-            files |= dict.fromkeys(inside)
-        elif path.is_file():
-            files[path] = None
-        else:
-            raise FileNotFoundError(f"there is no file or folder {path}")
-    return list(files)
-
-
-def sizes(files: Iterable[Path]) -> dict[tuple[int, int], int]:
-    """(width, height) -> number of the image files, the most frequent first; ValueError for what is no image."""
-    from PIL import Image
-
-    counts = Counter()
-    for path in files:
-        try:
-            with Image.open(path) as image:
-                counts[image.size] += 1
-        except Exception as error:  # Pillow raises many kinds
-            raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    return dict(counts.most_common())
-
-
-def read(about: dict, path: str | Path) -> Tensor:
-    """One image file as the detector wants it: bytes (channels, image_size, image_size); the aspect is not kept.
-
-    Raises ValueError for a file that is no image, and for one in color where the detector knows grey ones.
-    """
-    image = pictures.read(path)
     if len(image) > about["channels"]:
-        raise ValueError(f"{path} is in color, and the detector was trained on grey images")
-    image = pictures.resize(image[None], about["image_size"], about["resample"])[0]
+        raise ValueError(f"{pictures.shown(name)} is in color, and the detector was trained on grey images")
+    image = resize(image[None], about["image_size"], about["resample"])[0]
     return image.expand(about["channels"], -1, -1)
 
 
+def read(about: dict, path: str | Path) -> Tensor:
+    """One image file as the detector wants it: see `pictures.read` and `fit`."""
+    return fit(about, pictures.read(path, None, about.get("white")), path)
+
+
 def judge(
-    detector: nn.Module, paths: list[Path], batch: int = 16, failed: list[str] | None = None
+    detector: nn.Module, paths: Sequence[Path], batch: int = 16, failed: list[str] | None = None
 ) -> Iterator[tuple[Path, float, Tensor]]:
-    """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time.
+    """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time, with a bar.
 
     failed: a list for sentences on files that cannot be read, which are left out; None: the first such raises.
     """
-    for start in range(0, len(paths), batch):
-        files, images = [], []
-        for path in paths[start : start + batch]:
-            try:
-                images.append(read(detector.about, path))
-                files.append(path)
-            except ValueError as error:
-                if failed is None:
-                    raise
-                failed.append(str(error))
-        if images:
-            scores, maps = apply(detector, torch.stack(images))
-            yield from zip(files, scores.tolist(), maps, strict=True)
+    for index, _, value, found in _judged(detector, paths, batch, failed):
+        yield paths[index], value, found
+
+
+def score(
+    detector: nn.Module, images: str | Path | Sequence | np.ndarray | Tensor, batch: int = 16
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Scores float32 (N,) of images of any size, and anomaly maps, one for each image, of its own size (H, W).
+
+    images: paths of files and folders, one or many; or arrays (H, W) or (H, W, 3), and whatever else
+    `pictures.from_array` takes: one, a sequence of them, an array (N, H, W) or (N, H, W, 3), a tensor (N, C, H, W).
+    Raises ValueError and FileNotFoundError, naming what is wrong.
+    """
+    if isinstance(images, (str, Path)):
+        images = [images]
+    if isinstance(images, Tensor) and images.ndim != 4:
+        raise ValueError(f"a tensor of images is (N, channels, H, W), not {tuple(images.shape)}")
+    if isinstance(images, np.ndarray) and (images.ndim == 2 or (images.ndim == 3 and images.shape[2] in (3, 4))):
+        images = images[None]
+    if any(isinstance(image, (str, Path)) for image in images):
+        images = pictures.find(images)
+    judged = list(_judged(detector, images, batch, None))
+    scores = np.array([value for _, _, value, _ in judged], np.float32)
+    return scores, [resize_map(found, size).numpy() for _, size, _, found in judged]
+
+
+def _judged(detector, images, batch, failed):
+    """Yield (index, (H, W), score, map) of paths and arrays; failed: as of `judge`."""
+    about, several = detector.about, []
+    with machine.progress(len(images), "scoring") as bar:
+        for start in range(0, len(images), batch):
+            part = []
+            for index in range(start, min(start + batch, len(images))):
+                image, white = images[index], about.get("white")
+                name = image if isinstance(image, Path) else f"image {index}"
+                try:
+                    if isinstance(image, Path):
+                        image = pictures.read(image, None, white, several)
+                    else:
+                        image = pictures.from_array(image, white, name)
+                    part.append((index, image.shape[1:], fit(about, image, name)))
+                except ValueError as error:
+                    if failed is None:
+                        raise
+                    failed.append(str(error))
+            if part:
+                values, maps = apply(detector, torch.stack([fitting for *_, fitting in part]))
+                for (index, size, _), value, found in zip(part, values.tolist(), maps, strict=True):
+                    yield index, size, value, found
+            bar.update(min(batch, len(images) - start))
+    pictures.say_several(several)
+
+
+def resize_map(anomaly_map: Tensor, size: Sequence[int]) -> Tensor:
+    """An anomaly map (h, w) at another size (H, W), bilinear."""
+    return F.interpolate(anomaly_map[None, None], size=tuple(size), mode="bilinear", align_corners=False)[0, 0]
 
 
 def calibrate(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:
     """Set the threshold from `scores` (N,) and `maps` (N, h, w) of normal images that the training did not see.
 
     It is the least of these scores that at least the share `quantile` of them does not exceed; a higher score counts as
-    anomalous. map_range, for pictures: from the median pixel of the normal maps to their largest. Raises ValueError
-    without scores and for a quantile outside (0, 1].
+    anomalous. pixel_threshold, for pictures: the same of the largest values of the maps. map_range: from the median
+    pixel of the normal maps to their largest. Raises ValueError without scores and for a quantile outside (0, 1].
     """
     if not len(scores) or not 0 < quantile <= 1:
         raise ValueError(f"a threshold needs scores, and a quantile in (0, 1], not {quantile}")
+    scores, maps = np.asarray(scores, dtype=np.float64), np.asarray(maps, dtype=np.float64)
+    largest = maps.reshape(len(maps), -1).max(1)
     detector.about |= {
-        "threshold": float(np.quantile(np.asarray(scores, dtype=np.float64), quantile, method="inverted_cdf")),
+        "threshold": float(np.quantile(scores, quantile, method="inverted_cdf")),
+        "pixel_threshold": float(np.quantile(largest, quantile, method="inverted_cdf")),
         "quantile": quantile,
         "n_normal": len(scores),
-        "map_range": [float(np.median(np.asarray(maps))), float(maps.max())],
+        "map_range": [float(np.median(maps)), float(largest.max())],
     }
 
 
 def is_anomalous(detector: nn.Module, score: float) -> bool | None:
     """Whether a score lies above the threshold; None where the detector was not calibrated."""
     threshold = detector.about.get("threshold")
-    return None if threshold is None else score > threshold
-
-
-def lay_out(
-    normal: Iterable[Path], judged: Iterable[Path], folder: str | Path, held_out: float = 0.3, seed: int = 0
-) -> list[Path]:
-    """Arrange image files as a dataset `folder:FOLDER` for the notebooks: links, no copies. Returns the held-out files.
-
-    normal: files, of which a share `held_out`, drawn by `seed`, at least two, is not trained on; judged: files. Class
-    `good`: train/good, test/good (held out), test/judged. Raises ValueError where fewer than 2 are left to train on.
-    """
-    normal, folder = list(normal), Path(folder)
-    n = max(2, round(held_out * len(normal)))
-    if not 0 < held_out < 1 or len(normal) - n < 2:
-        share = f"{len(normal)} normal images, {n} of them held out (a share of {held_out})"
-        raise ValueError(f"{share}: at least 2 must be left to train on")
-    chosen = set(random.Random(seed).sample(range(len(normal)), n))
-    parts = {
-        "train/good": [file for i, file in enumerate(normal) if i not in chosen],
-        "test/good": [normal[i] for i in sorted(chosen)],
-        "test/judged": list(judged),
-    }
-    for place, files in parts.items():
-        (folder / place).mkdir(parents=True)
-        for number, file in enumerate(files):  # numbered: two folders may hold files of one name, and order is kept
-            (folder / place / f"{number:06d}-{Path(file).name}").symlink_to(Path(file).resolve())
-    return parts["test/good"]
-
-
-def write_overlay(
-    detector: nn.Module, path: str | Path, anomaly_map: Tensor, target: str | Path, longest: int = 640
-) -> None:
-    """Write the image file `path`, at most so many px long, with its anomaly map in color over it, as a PNG.
-
-    The colors have the range that `calibrate` found in normal images, where it was called, else that of this map.
-    """
-    from PIL import Image
-
-    from adlib import plots
-
-    image = pictures.read(path)
-    scale = min(1.0, longest / max(image.shape[1:]))
-    size = [max(1, round(scale * side)) for side in image.shape[1:]]
-    resized = torch.nn.functional.interpolate(image[None].float(), size=size, mode="bilinear", antialias=True)
-    maps = torch.nn.functional.interpolate(anomaly_map[None, None], size=size, mode="bilinear", align_corners=False)
-    drawn = plots.overlay(resized.round().to(torch.uint8), maps[:, 0], limits=detector.about.get("map_range"))
-    array = ((drawn[0] + 1) * 127.5).round().clip(0, 255).astype(np.uint8)
-    Path(target).parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(array.transpose(1, 2, 0)).save(target)
+    return None if threshold is None else bool(score > threshold)

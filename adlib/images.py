@@ -1,49 +1,10 @@
-"""Image files read and resized, and what several papers do to a batch, on whatever device it lies."""
+"""What several papers do to a batch of images, on whatever device it lies."""
 
-import io
 import math
-from collections.abc import Iterator
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-
-
-def list_images(folder: Path) -> Iterator[Path]:
-    """The image files in a folder and below, in no order, hidden ones left out; none where there is no folder."""
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if path.name.startswith("."):  # .DS_Store, ._copy.png and the like are no images
-            continue
-        if path.is_dir():
-            yield from list_images(path)
-        elif path.suffix.lower() in SUFFIXES:
-            yield path
-
-
-def read(path: str | Path, content: bytes | None = None) -> Tensor:
-    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, also where it was saved as color.
-
-    content: the bytes of the file where they have been read; `path` then only names them. Raises ValueError for what
-    is no image, and for one of more than 8 bits a channel.
-    """
-    from PIL import Image, ImageOps  # a job that finds its data prepared does not pay for it
-
-    try:
-        with Image.open(path if content is None else io.BytesIO(content)) as image:
-            if image.mode.startswith(("I", "F")):
-                raise ValueError(f"its pixels are of Pillow's mode {image.mode}: save it with 8 bits a channel")
-            # Alpha is dropped: what is transparent keeps the color that the file gives it.
-            array = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # Pillow's decoders raise many kinds: OSError, SyntaxError, struct.error, ...
-        raise ValueError(f"{path} cannot be read as an image: {error}") from error
-    if (array == array[..., :1]).all():
-        array = array[..., :1]
-    return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def resize(images: Tensor, size: int, resample: str = "antialias") -> Tensor:

@@ -3,16 +3,21 @@
 import contextlib
 import hashlib
 import io
+import os
 import pickle
 import resource
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
+
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 
 SCORING_BATCH = 64  # images scored at once where ms_per_image is measured
@@ -31,6 +36,43 @@ def pick(device: str = "auto") -> torch.device:
         reason = str(error).splitlines()[0]
         raise ValueError(f"device {device!r} cannot be used here ({reason}); try 'auto' or 'cpu'") from None
     return chosen
+
+
+def says_yes(name: str) -> bool:
+    """Whether an environment variable means yes: 1, true, yes, on; no, 0, false, off and nothing mean no.
+
+    Raises ValueError for any other word.
+    """
+    word = os.environ.get(name, "").strip().lower()
+    if word not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+        raise ValueError(f"{name} is {os.environ[name]!r}: it is 1 (yes, true, on) or 0 (no, false, off)")
+    return word in ("1", "true", "yes", "on")
+
+
+def check_counts(**counts: object) -> None:
+    """ValueError unless each of these is a whole number from 1, or a list that is not empty: epochs, batch, methods."""
+    for name, value in counts.items():
+        if isinstance(value, (list, tuple, dict)) and value:
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} is {value!r}: at least one is needed")
+
+
+def batches(order: Tensor, size: int) -> list[Tensor]:
+    """`order` split into batches; a last one of a single image, of which batch norm has no variance, joins another."""
+    parts = list(order.split(size))
+    if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
+
+
+def progress(total: int, what: str, unit: str = "images") -> "tqdm":
+    """A bar on stderr for a `with` block, which shows after five seconds: its `update(n)` counts."""
+    from tqdm import tqdm
+
+    interval = 0.2 if sys.stderr.isatty() else 2.0  # a notebook's page, or a file
+    options = {"delay": 5, "mininterval": interval, "leave": False, "file": sys.stderr}
+    return tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, **options)
 
 
 def seed_everything(seed: int, device: torch.device) -> torch.Generator:
@@ -103,6 +145,8 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "weights_only" in str(error) or "Weights only" in str(error):  # with advice to read it without that
+            reason = "it holds more than tensors and plain values, or is damaged"
         raise ValueError(f"{path} cannot be read as a file of plain tensors: {reason}") from error
 
 

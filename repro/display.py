@@ -3,9 +3,12 @@
 A running job is a dict: number (of its slot), job, since (`time.monotonic()`), progress (of `rows.progress`, or None).
 """
 
+import json
 import shutil
 import sys
 import time
+from concurrent.futures import Future, wait
+from pathlib import Path
 
 from repro.register import describe
 
@@ -87,3 +90,19 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def follow(future: Future, work: str | Path) -> None:
+    """Wait for a job that runs in the folder `work`, with a bar by what it says of itself."""
+    from adlib import machine
+
+    with machine.progress(1, "starting", "steps") as bar:
+        while not wait([future], timeout=0.5).done:
+            try:
+                told = json.loads(Path(work, "progress.json").read_text(encoding="utf-8"))
+            except (OSError, ValueError):  # none yet
+                continue
+            bar.total = told["total"]
+            bar.set_description_str(told["what"], refresh=False)
+            bar.update(told["done"] - bar.n)
+    future.result()

@@ -31,7 +31,7 @@ from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
-SHORT = 70  # characters of a folder for sockets: the paths of these end at 107
+SHORT = 66  # characters of a folder for sockets: the paths of these end at 104
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
 KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
@@ -85,6 +85,16 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
     if taken := [name for name in job["settings"] if name in given]:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
     given |= job["settings"]
+    check_parameters(given, notebook)
+    return given
+
+
+def check_parameters(given: dict, notebook: str | Path) -> None:
+    """ValueError unless each given parameter is one of the notebook's and of its default's type.
+
+    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. What counts something by
+    default, or lists something, must not be 0 or empty.
+    """
     defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():
         if name not in defaults:
@@ -94,22 +104,23 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
         if default is not None and type(value) not in fitting and (name, value) != ("out_dir", None):
             wanted, is_given = f"{is_type.__name__} (default {default!r})", type(value).__name__
             raise ValueError(f"parameter {name!r} of {where} is of type {wanted}, not {is_given}: {value!r}")
-    return given
+        if default and is_type in (int, list, tuple) and (not value or (is_type is int and value < 0)):
+            raise ValueError(f"parameter {name!r} of {where} is {value!r}: at least one is needed")
 
 
 def run_job(job: dict, options: dict) -> dict:
     """Run the notebook of a job: a dict of rows, scores, notebook, error, log, seconds, cell_seconds.
 
-    options: notebooks (their folder), device, commit, and work: the private folder for the notebook's files. rows: as
-    in the CSV, [] where the job failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's
-    text, also where a cell failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's
-    process printed outside of cells; cell_seconds: of `seconds`, those in cells. Success is: no exception, and rows
-    that fit the job. Raises ValueError, before anything runs, for a parameter that does not fit.
+    options: notebooks (their folder), device, commit, work (a private folder). rows: as in the CSV, [] where the job
+    failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's text, also where a cell
+    failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's process printed outside
+    of cells; cell_seconds: of `seconds`, those in cells. Raises ValueError for a parameter that does not fit.
     """
     started, work, outcome = time.monotonic(), Path(options["work"]), _EMPTY.copy()
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
     parameters = job_parameters(job, options.get("device", "auto"), str(work), notebook)
     work.mkdir(parents=True, exist_ok=True)
+    rows.progress(work, 0, 1, "starting")
     try:
         execute(notebook, executed, parameters)
         extra = {"settings": settings_text(job), "job": job["id"], "commit": options.get("commit", "")}
@@ -172,7 +183,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     options = {"parameters": parameters, "cwd": str(Path(notebook).parent), "progress_bar": False}
     options |= {"kernel_name": "python3", "language": "python", "kernel_manager_class": Kernel}
     options |= {"start_timeout": START_TIMEOUT, "shutdown_kernel": "immediate"}
-    with tempfile.TemporaryDirectory(prefix="adlib-k", dir=parent, ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"adlib-k{os.getpid()}-", dir=parent, ignore_cleanup_errors=True) as folder:
         for attempt, transport in enumerate(transports, 1):
             manager = {"transport": transport, "connection_file": os.path.join(folder, f"{attempt}.json")}
             try:
@@ -232,10 +243,16 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     try:
         yield submit
     finally:
-        for process in set(multiprocessing.active_children()) - others:
+        if is_main := threading.current_thread() is threading.main_thread():
+            before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not cut this short
+        for process in (killed := set(multiprocessing.active_children()) - others):
             process.kill()
         for executor in executors.values():
             executor.shutdown()
+        for folder in [path for one in killed for path in Path(tempfile.gettempdir()).glob(f"adlib-k{one.pid}-*")]:
+            shutil.rmtree(folder, ignore_errors=True)
+        if is_main:
+            signal.signal(signal.SIGINT, before)
 
 
 def _begin(root, variables):

@@ -86,6 +86,10 @@ def jobs(
 
     held = [cell for paper in papers for run in _runs(register[paper], profile) for cell in cells_of(paper, run)]
     where = f"of {', '.join(papers)} in profile {profile}"
+    for name in named or []:
+        if "/" in name or name.endswith(".npz"):
+            kind = "npz" if name.endswith(".npz") else "folder"
+            raise ValueError(f"unknown dataset {name!r}: your own images are called {kind}:{name}")
     _choose(named or [], dict.fromkeys(cell.dataset for cell in held), f"dataset {where}")
     cells = [cell for cell in held if named is None or cell.dataset in named]
     cells = [cell for cell in cells if protocols is None or cell.protocol in protocols]

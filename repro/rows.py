@@ -27,6 +27,7 @@ COLUMNS = [*KEY, *METRICS, *_MEASURED, *"device steps data settings job status e
 COLUMNS += _YOUNGER
 _NUMBERS = ["seed", *_MEASURED, "steps", "job_seconds"]
 _DECIMALS = dict.fromkeys(METRICS, 6) | {"train_seconds": 1, "ms_per_image": 3, "peak_memory_mb": 0, "job_seconds": 1}
+_bars = {}  # of a notebook read by hand: the one that is drawn
 _last_progress = {}  # path -> (time, what) of the last progress written by this process
 
 
@@ -109,13 +110,13 @@ def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]
 
 
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
-    """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: nothing.
+    """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: draw a bar.
 
     loss: a number, or a tensor of one, on any device. Cheap enough for every step: written, and the loss read off the
     device, at most twice a second, and when `what` changes or all is done.
     """
     if out_dir is None:
-        return
+        return _draw(done, total, what)
     path, now = Path(out_dir, "progress.json"), time.monotonic()
     last, last_what = _last_progress.get(path, (-1.0, None))
     if what == last_what and done < total and now - last < 0.5:
@@ -124,6 +125,19 @@ def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss:
     content = {"done": int(done), "total": int(total), "what": str(what)}
     content |= {} if loss is None else {"loss": float(loss)}
     write_whole(path, json.dumps(content).encode(), durable=False)
+
+
+def _draw(done, total, what):
+    """The bar of a notebook that is read by hand, once it takes more than seconds."""
+    from adlib import machine  # imports torch
+
+    bar = _bars.get("bar")
+    if bar is None or bar.total != total or bar.n > done:
+        bar = _bars["bar"] = machine.progress(total, what, "steps")
+    bar.set_description_str(what, refresh=False)
+    bar.update(done - bar.n)
+    if done >= total:
+        _bars.pop("bar").close()
 
 
 def read(path: str | Path) -> list[dict[str, str]]:
@@ -201,7 +215,7 @@ def read_table(path: str | Path, columns: list[str], *older: list[str]) -> list[
     quote, an end in the middle of a line, bytes that are no UTF-8.
     """
     try:
-        text = Path(path).read_bytes().decode("utf-8")
+        text = Path(path).read_bytes().decode("utf-8-sig")  # some programs put a mark before the text
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ValueError(f"{path}, line {line}: not text in UTF-8 ({error.reason})") from None
@@ -243,8 +257,8 @@ def write_all(files: Mapping[str | Path, bytes], durable: bool = True) -> None:
                     os.fsync(file.fileno())
         for path in files:
             os.replace(f"{path}.tmp", path)
-    except OSError:  # no room: the half of it is of no use
-        for path in files:
+    except OSError as error:  # no room: the half of it is of no use
+        for beside in files:
             with contextlib.suppress(OSError):
-                os.unlink(f"{path}.tmp")
-        raise
+                os.unlink(f"{beside}.tmp")
+        raise type(error)(error.errno, error.strerror, str(path)) from error  # "no space left" names no place itself

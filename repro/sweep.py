@@ -69,13 +69,37 @@ def rows_path(out: str | Path, job: dict) -> Path:
 
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
-    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`."""
-    good = [row for path in {rows_path(out, job) for job in jobs} for row in rows.read(path) if row["status"] == "ok"]
+    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`.
+
+    Rows of a user's own images that are no longer these images do not count: their jobs are to run.
+    """
+    read, sources = [row for path in {rows_path(out, job) for job in jobs} for row in rows.read(path)], {}
+    good = [row for row in read if row["status"] == "ok" and _is_of_these_images(row, sources)]
     ids, places = {row["job"] for row in good}, {place(row) for row in good}
     todo, done, stale = [], [], []
     for job in jobs:
         (done if job["id"] in ids else stale if place(job) in places else todo).append(job)
     return todo, done, stale
+
+
+def _is_of_these_images(row, sources):
+    """Whether own images are still those that a row was measured on, or are gone; of others always True."""
+    name = row["dataset"]
+    if not name.startswith(("folder:", "npz:")):
+        return True
+    if name not in sources:
+        from repro import data
+
+        try:
+            sources[name] = data.source(name)
+        except FileNotFoundError:
+            sources[name] = None
+    if sources[name] not in (None, row["data"]):
+        from adlib import pictures
+
+        pictures.say(f"the images of {name} have changed since its rows were measured: it is to run again")
+        return False
+    return True
 
 
 def reproduce(
@@ -141,6 +165,7 @@ def reproduce(
             inside, spent = inside + outcome["cell_seconds"], spent + outcome["seconds"]
             keep(out, job, outcome)
             report["failed" if outcome["error"] else "ok"].append(job)
+            _say_again(outcome)
             display.line(_line(job, outcome), len(report["ok"]) + len(report["failed"]))
             _note(out, job, _line(job, outcome), outcome["log"])
     report["seconds"] = time.monotonic() - started
@@ -244,6 +269,18 @@ def commit() -> str:
         return git("rev-parse", "--short", "HEAD") + ("+dirty" if dirty else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+def _say_again(outcome):
+    """What a job's notebook said to its user on stderr, "adlib: ...", such as which files it did not read; once."""
+    outputs = [
+        out for cell in json.loads(outcome["notebook"] or '{"cells": []}')["cells"] for out in cell.get("outputs", [])
+    ]
+    texts = ["".join(out["text"]) for out in outputs if out.get("name") == "stderr"]
+    for line in [line for text in texts for line in text.splitlines() if line.startswith("adlib: ")]:
+        from adlib import pictures  # imports torch
+
+        pictures.say(line.removeprefix("adlib: "))
 
 
 def _line(job, outcome):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import backbones, cbigan, detectors
+from adlib import backbones, cbigan, detectors, overlays, own, pictures
 from repro import register
 
 
@@ -138,15 +138,15 @@ def test_nothing_in_a_file_is_executed(tmp_path):
 
 
 def test_images_are_found_in_files_and_folders_each_once(photos, tmp_path):
-    found = detectors.find([photos / "grey.png", photos])
+    found = pictures.find([photos / "grey.png", photos])
     assert [path.name for path in found] == ["grey.png", "0.bmp", "1.png", "2.png", "3.png", "4.png", "5.png"]
-    assert detectors.sizes(found)[(60, 40)] == 1
+    assert pictures.sizes(found)[(60, 40)] == 1
     with pytest.raises(FileNotFoundError, match="no file or folder .*absent"):
-        detectors.find([photos, tmp_path / "absent"])
+        pictures.find([photos, tmp_path / "absent"])
     with pytest.raises(ValueError, match="holds no images"):
-        detectors.find([tmp_path])
+        pictures.find([tmp_path])
     with pytest.raises(ValueError, match="notes.txt cannot be read as an image"):
-        detectors.sizes([photos / "notes.txt"])
+        pictures.sizes([photos / "notes.txt"])
 
 
 def test_an_image_is_brought_to_the_detectors_size_and_channels_or_refused(photos):
@@ -159,7 +159,7 @@ def test_an_image_is_brought_to_the_detectors_size_and_channels_or_refused(photo
 
 
 def test_files_are_judged_in_order_a_few_at_a_time_and_bad_ones_are_told(photos, tmp_path):
-    detector, files = small(), detectors.find([photos])
+    detector, files = small(), pictures.find([photos])
     together, _ = detectors.apply(detector, torch.stack([detectors.read(detector.about, path) for path in files]))
     bad = tmp_path / "bad.png"
     bad.write_bytes((photos / "1.png").read_bytes()[:60])
@@ -187,39 +187,30 @@ def test_the_threshold_is_a_score_of_a_normal_image_that_enough_of_them_do_not_e
             detectors.calibrate(detector, scores, maps, quantile)
 
 
-def test_own_images_are_laid_out_as_links_and_some_normal_ones_held_out(photos, tmp_path):
-    normal = [photos / name for name in ("0.bmp", "1.png", "2.png", "3.png", "below/4.png", "below/5.png")] * 2
-    held_out = detectors.lay_out(normal, [photos / "grey.png"], tmp_path / "set", held_out=0.25, seed=3)
-    names = {
-        part: sorted(path.name for path in (tmp_path / "set" / part).iterdir())
-        for part in ("train/good", "test/good", "test/judged")
-    }
-    assert [len(some) for some in names.values()] == [9, 3, 1] and len(held_out) == 3
-    assert names["test/good"] == [f"{i:06d}-{path.name}" for i, path in enumerate(held_out)]
-    assert (tmp_path / "set" / "test" / "judged" / "000000-grey.png").resolve() == (photos / "grey.png").resolve()
-    again = detectors.lay_out(normal, [], tmp_path / "again", held_out=0.25, seed=3)
-    assert again == held_out != detectors.lay_out(normal, [], tmp_path / "other", held_out=0.25, seed=4)
-    for share in (0, 1, 0.9):
-        with pytest.raises(ValueError, match="at least 2 must be left"):
-            detectors.lay_out(normal[:4], [], tmp_path / "few", held_out=share)
-
-
-def test_an_overlay_is_the_picture_with_color_where_the_map_is_high(photos, tmp_path):
+def test_an_overlay_has_color_outline_score_and_verdict(tmp_path):
     detector, dark = small(), tmp_path / "dark.png"
     Image.fromarray(np.full((400, 800, 3), 20, dtype=np.uint8)).save(dark)
     anomaly_map = torch.zeros(8, 8)
     anomaly_map[:, :2] = 1.0
-    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "new" / "over.png", longest=100)
-    drawn = np.array(Image.open(tmp_path / "new" / "over.png")).astype(int)
-    assert drawn.shape == (50, 100, 3)
-    assert drawn[:, :10].max() > 100 and np.abs(drawn[:, -20:] - 20).max() <= 2
-    detector.about["map_range"] = [0.0, 100.0]  # what normal images had: this map is nothing beside it
-    detectors.write_overlay(detector, dark, anomaly_map, tmp_path / "over.png", longest=100)
-    assert np.abs(np.array(Image.open(tmp_path / "over.png")).astype(int) - 20).max() <= 6
+
+    def drawn(score=1.0):
+        overlays.write(detector, dark, anomaly_map, score, tmp_path / "new" / "over.png", longest=100)
+        page = np.array(Image.open(tmp_path / "new" / "over.png")).astype(int)
+        return page[: overlays.HEAD], page[overlays.HEAD :][:50, :100]
+
+    head, picture = drawn()
+    assert picture[:, :10].max() > 100 and np.abs(picture[:, -20:] - 20).max() <= 2 and head.min() < 200
+    detector.about |= {"map_range": [0.0, 100.0], "threshold": 2.0, "pixel_threshold": 0.5}  # those of normal images
+    (normal, picture), (anomalous, _) = drawn(1.5), drawn(2.5)
+    outline = (picture == overlays.CONTOUR).all(2)
+    assert 50 < outline.sum() < 200 and outline[:, :40].sum() == outline.sum()  # around the left part, edges too
+    assert np.abs(picture[~outline] - 20).max() <= 6  # nothing, compared with what normal images had
+    assert (normal != anomalous).any()
 
 
 def test_settings_for_own_images_are_those_of_the_dataset_they_are_like(photos, tmp_path):
-    detectors.lay_out(detectors.find([photos]), [photos / "grey.png"], tmp_path / "set")
+    files = pictures.find([photos])
+    own.lay_out(files[:3], files[3:], [photos / "grey.png"], tmp_path / "set")
     book = register.load()
 
     def settings(profile, **given):
@@ -235,7 +226,7 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     main = pytest.importorskip("adlib.__main__").main
     detector, bad = small(), tmp_path / "bad.png"
     bad.write_bytes(b"no image")
-    files = detectors.find([photos])
+    files = pictures.find([photos])
     judged = {path: score for path, score, _ in detectors.judge(detector, files)}
     detectors.calibrate(detector, np.sort(list(judged.values()))[:4], torch.rand(4, 8, 8), quantile=1)
     detectors.save(detector, tmp_path / "detector.pt")
@@ -248,8 +239,9 @@ def test_the_command_prints_a_table_and_writes_pictures_and_tells_what_it_could_
     assert [line["file"] for line in lines] == [str(path) for path in files]
     assert [float(line["score"]) for line in lines] == pytest.approx(list(judged.values()), rel=1e-4)
     assert sum(int(line["is_anomalous"]) for line in lines) == len(files) - 4
-    pictures = sorted(path.name for path in (tmp_path / "over").iterdir())
-    assert pictures == [f"{number:05d}-{path.stem}.png" for number, path in enumerate(files)]
+    drawn = sorted(path.name for path in (tmp_path / "over").iterdir())
+    assert drawn == [f"{number:05d}-{path.stem}.overlay.png" for number, path in enumerate(files)]
+    assert f"{len(files) + 1} images in " in printed.err and "a second" in printed.err
 
     del detector.about["threshold"]
     detectors.save(detector, tmp_path / "detector.pt")
@@ -273,3 +265,111 @@ def test_the_notebook_wants_both_folders_or_neither_and_names_an_empty_one(photo
             exec(code["own-data-03"], names)
         if "scratch" in names:
             names["scratch"].cleanup()
+
+
+# ---- one's own images, from a folder to scores
+
+
+@pytest.fixture(scope="module")
+def trained(photos):
+    return own.train([photos], image_size=32, weights="random", held_out=0.4)
+
+
+def test_a_detector_is_trained_saved_and_loaded_in_a_few_lines(photos, trained, tmp_path):
+    about = trained.about
+    assert (about["method"], about["weights"], about["n_train"]) == ("patchcore", "resnet18/random", 4)
+    assert about["n_normal"] == 2 and about["n_checked"] == 1 and about["n_above"] in (0, 1)
+    assert about["expected_above"] == pytest.approx(1 / 3)
+    text = own.describe(trained)
+    assert "patchcore, resnet18/random, 32 px, 4 images to train on, 3 held out" in text
+    assert "of the other 1 held-out normal images, 33% expected" in text
+    detectors.save(trained, tmp_path / "detector.pt")
+    again = detectors.load(tmp_path / "detector.pt", "cpu")
+    for loaded, before in zip(detectors.score(again, photos), detectors.score(trained, photos), strict=True):
+        np.testing.assert_array_equal(
+            np.concatenate([np.ravel(x) for x in loaded]), np.concatenate([np.ravel(x) for x in before])
+        )
+
+
+def test_the_same_seed_trains_the_same_detector(photos, trained):
+    again = own.train([photos], image_size=32, weights="random", held_out=0.4)
+    np.testing.assert_allclose(detectors.score(again, photos)[0], detectors.score(trained, photos)[0], rtol=1e-5)
+
+
+def test_images_of_any_size_and_channels_are_scored_with_maps_of_their_size(photos, trained):
+    files = pictures.find([photos])
+    arrays = [np.asarray(Image.open(path)) for path in files]
+    scores, maps = detectors.score(trained, arrays, batch=3)
+    assert scores.dtype == np.float32 and [found.shape for found in maps] == [array.shape[:2] for array in arrays]
+    np.testing.assert_allclose(scores, detectors.score(trained, files)[0], rtol=1e-5)
+    one = arrays[1]
+    opaque = np.dstack([one, np.full(one.shape[:2], 255, np.uint8)])
+    floats, tensor = one.astype(np.float32) / 255, torch.from_numpy(one.copy()).permute(2, 0, 1)[None]
+    for same in (one, [opaque], floats[None], tensor):
+        np.testing.assert_allclose(detectors.score(trained, same)[0], scores[1:2], rtol=1e-5, atol=1e-3)
+    assert detectors.score(trained, [])[0].shape == (0,)
+    for wrong, said in (
+        ([one, one[..., :2]], "image 1 is an array of"),
+        ([one.astype(int)], "image 0 is of int64: pixels are uint8"),
+        (torch.zeros(3, 8, 8), "a tensor of images is"),
+        ([np.zeros((8, 8), np.uint16)], "image 0 cannot be taken: it has 16 bits a pixel"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            detectors.score(trained, wrong)
+
+
+@pytest.mark.parametrize(
+    "given, said",
+    [
+        ({"method": "feature_ae"}, "unknown method 'feature_ae': choose patchcore; the papers' methods"),
+        ({"quantile": 95}, "quantile is 95: it is a share"),
+        ({"coreset": 0}, "coreset is 0: it is a share"),
+        ({"image_size": 100}, "image_size is 100: .* a multiple of 8"),
+        ({"backbone": "resnet19"}, "unknown backbone 'resnet19'"),
+        ({"device": "tpu"}, "device 'tpu' cannot be used here"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_before_training(photos, monkeypatch, given, said):
+    monkeypatch.setattr(own, "_read", None)
+    with pytest.raises(ValueError, match=said):
+        own.train(photos, **{"weights": "random", **given})
+
+
+def test_without_imagenet_weights_random_ones_are_taken_and_said(photos, monkeypatch, capsys):
+    monkeypatch.delenv("ADLIB_DATA", raising=False)
+    pictures.say.cache_clear()
+    detector = own.train(photos, image_size=32)
+    assert detector.about["weights"] == "resnet18/random"
+    assert "adlib: RANDOM weights: what the detector finds says little." in capsys.readouterr().err
+    with pytest.raises(FileNotFoundError, match="ADLIB_OFFLINE=1 forbids"):
+        own.train(photos, image_size=32, weights="imagenet")
+
+
+def test_the_train_command_writes_a_detector_that_the_score_command_takes(photos, tmp_path, capsys):
+    main = pytest.importorskip("adlib.__main__").main
+    out = tmp_path / "new folder" / "detector.pt"
+    words = ["--image-size", "32", "--weights", "random", "--device", "cpu"]
+    assert main(["train", str(photos), "--out", str(out), *words]) == 0
+    printed = capsys.readouterr().out
+    assert "7 images, 1 of 60 x 40 px" in printed and "5 images to train on, 2 held out" in printed
+    assert f"python -m adlib score '{out}' FOLDER" in printed
+    assert main(["score", str(out), str(photos), "--device", "cpu"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+    assert main(["train", str(photos), "--out", str(tmp_path), *words]) == 2
+    assert "is a folder: give the detector a file name" in capsys.readouterr().err
+    assert main(["train", str(photos), "--quantile", "95"]) == 2
+    assert capsys.readouterr().err == "adlib: quantile is 95.0: it is a share, above 0 and at most 1\n"
+
+
+def test_files_are_held_out_by_seed_and_laid_out_as_links(photos, tmp_path):
+    normal = [photos / name for name in ("0.bmp", "1.png", "2.png", "3.png", "below/4.png", "below/5.png")] * 2
+    training, kept = own.hold_out(normal, 0.25, seed=3)
+    assert len(training) == 9 and len(kept) == 3 and sorted(training + kept) == sorted(normal)
+    assert own.hold_out(normal, 0.25, seed=3) == (training, kept) != own.hold_out(normal, 0.25, seed=4)
+    own.lay_out(training, kept, [photos / "grey.png"], tmp_path / "set")
+    for part, files in {"train/good": training, "test/good": kept, "test/judged": [photos / "grey.png"]}.items():
+        links = sorted((tmp_path / "set" / part).iterdir())
+        assert [link.resolve() for link in links] == [file.resolve() for file in files]
+    for share in (0, 1, 0.9):
+        with pytest.raises(ValueError, match="at least 2 must be left"):
+            own.hold_out(normal[:4], share)

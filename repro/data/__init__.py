@@ -9,7 +9,7 @@ Names: those of `names.py`, and one's own images as folder:PATH and npz:PATH; `s
 # ruff: noqa: F401
 
 from repro.data.coil100 import COIL100_OBJECTS
-from repro.data.names import CLASS_NAMES, PROTOCOLS, SUPERCLASSES, check_protocol, class_index, class_names
+from repro.data.names import CLASS_NAMES, PROTOCOLS, SUPERCLASSES, check_protocol, class_index, class_names, source
 from repro.data.one_class import GOOD, OneClass, examples, one_class
 from repro.data.sources import is_stand_in, load, missing, prepare, there
 from repro.data.splits import Images

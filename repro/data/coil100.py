@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from adlib import images
+from adlib import images, pictures
 from repro.data.splits import Images, plain, sha8
 
 
@@ -60,7 +60,7 @@ def read(name: str, folder: Path, category: None, size: int | None, resample: st
         except Exception as error:  # a damaged archive raises many kinds
             raise ValueError(f"{where} is truncated or damaged: {view.name} cannot be read: {error}") from error
         digest.update(view.name.encode() + b"\0" + content)
-        image = images.read(where / view.name, content).expand(3, -1, -1)
+        image = pictures.read(where / view.name, content).expand(3, -1, -1)
         shape = shape or image.shape
         if image.shape != shape:
             raise ValueError(f"{where / view.name} is not of the size of the images before it")

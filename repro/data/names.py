@@ -48,8 +48,15 @@ def parse(name: str) -> tuple[str, Path | None]:
     if kind in ("folder", "npz") and path:
         return kind, Path(path).expanduser().resolve()
     if name not in DATASETS:
-        raise ValueError(f"unknown dataset {name!r}: choose {', '.join(DATASETS)}, folder:PATH or npz:PATH")
+        of = "npz" if str(name).endswith(".npz") else "folder"
+        hint = f"; your own images are {of}:{name}" * (Path(name).suffix == ".npz" or "/" in str(name))
+        raise ValueError(f"unknown dataset {name!r}: choose {', '.join(DATASETS)}, folder:PATH or npz:PATH{hint}")
     return name, None
+
+
+def source(name: str) -> str:
+    """What a user's own images are now, as the column data of a result row says it: "folder:1a2b3c4d"."""
+    return own.source(*parse(name))
 
 
 def class_names(name: str) -> list[str]:

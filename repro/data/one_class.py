@@ -99,7 +99,9 @@ def one_class(
         raise ValueError(f"{name} ({train.source}) has {none}: choose {trained}")
     for kind, is_of_kind in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not is_of_kind.any():
-            hint = "; protocol 80-20 splits the training images" * (protocol == "official" and not is_category)
+            has_any = kind == "normal" or not is_normal.all()  # else pooling gives none either
+            can_be_pooled = protocol == "official" and not is_category and has_any
+            hint = "; protocol 80-20 splits the training images" * can_be_pooled
             raise ValueError(f"{name} has no {kind} test images where {names[target]} is normal{hint}")
     if protocol == "superclass" and held_out and not len(anomalies):
         none = f"no training images of the other classes in the superclass of {names[target]} ({', '.join(siblings)})"

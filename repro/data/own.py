@@ -8,6 +8,7 @@ truncated, altered or of the wrong kind is a ValueError that names it; nothing i
 
 import hashlib
 import os
+import re
 import zipfile
 import zlib
 from pathlib import Path
@@ -15,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from adlib import images as pictures
+from adlib import pictures
+from adlib.images import resize, resize_masks
 from repro.data.splits import Images, plain, sha8
 
 
@@ -27,15 +29,25 @@ def class_names(kind: str, path: Path) -> list[str]:
 
 
 def state(kind: str, path: Path) -> str:
-    """A text that changes with every file of the images."""
+    """A text that changes with every file of the images, also where a new one has the old one's size and time."""
     if kind == "npz":
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
         files = [path]
     else:
-        files = [path / file for file in _list_files(path)] + sorted((path / "ground_truth").rglob("*.png"))
+        files = [path / file for file in _list_files(path)] + sorted(pictures.list_images(path / "ground_truth"))
     stats = [(file, os.stat(file)) for file in files]
-    return "\n".join(f"{file} {stat.st_size} {stat.st_mtime_ns}" for file, stat in stats)
+    return "\n".join(f"{file} {it.st_size} {it.st_mtime_ns} {it.st_ctime_ns} {it.st_ino}" for file, it in stats)
+
+
+def source(kind: str, path: Path) -> str:
+    """The images as a result row calls them, "folder:1a2b3c4d": a checksum of all that `read` reads."""
+    if kind == "npz":
+        return "npz:" + sha8(path)
+    digest = hashlib.sha256()
+    for _ in _contents(path, digest):
+        pass
+    return "folder:" + digest.hexdigest()[:8]
 
 
 def read(kind: str, path: Path, size: int | None, resample: str) -> tuple[Images, Images]:
@@ -88,7 +100,9 @@ def _read_arrays(path: Path, keys: list[str], names: list[str] | None) -> tuple[
                 raise ValueError(f"it lacks {', '.join(missing)}; it holds {', '.join(archive.files) or 'nothing'}")
             arrays = {key: archive[key] for key in [*keys, "class_names"] if key in archive.files}
     except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{path} cannot be read as npz: {error}") from error
+        is_pickle = "pickle" in str(error)  # numpy's advice would let it run code
+        reason = "it holds pickled objects, or is no npz" if is_pickle else error
+        raise ValueError(f"{path} cannot be read as npz: {reason}") from error
     n_classes = 0
     for key in (key for key in keys if key.endswith("_labels")):
         labels = arrays[key][:, 0] if arrays[key].ndim == 2 and arrays[key].shape[1] == 1 else arrays[key]
@@ -114,32 +128,41 @@ def read_folder(root: Path, size: int | None, resample: str) -> tuple[Images, Im
 
     Each image is resized on reading (`adlib.images.resize`), so that sizes may differ; with size None they must not.
     One channel if all images are grey, else three. A test image of a class without training images is anomalous; where
-    ground_truth/ exists it must have a mask there, <class>/<name>_mask.png or <class>/<name>.png, of its own size.
+    ground_truth/ exists it must have a mask there, see `_masks`, of its own size, that marks something. 16-bit grey
+    images are read by `adlib.pictures.white` of the training images.
     """
     files = _list_files(root)
     trained = class_names("folder", root)
     names = trained + sorted({file.parts[1] for file in files} - set(trained))
     has_masks = (root / "ground_truth").is_dir()
+    white = pictures.white(root / file for file in files if file.parts[0] == "train")
+    if white is not None:
+        pictures.say(f"{root}: 16-bit grey images, 0 to {white} (training images have no more) is read as 0 to 255")
     digest = hashlib.sha256()
-    images, masks = [], []
-    for file in files:
-        content = (root / file).read_bytes()
-        digest.update(file.as_posix().encode() + b"\0" + content)
-        image = pictures.read(root / file, content)
+    images, masks, several = [], [], []
+    for file, content, marking in _contents(root, digest):
+        image = pictures.read(root / file, content, white, several)
         mask = torch.zeros(1, *image.shape[1:], dtype=torch.bool)
+        for path, content in marking:
+            marked = pictures.read_mask(path, content)
+            if marked.shape != image.shape[1:]:
+                raise ValueError(f"{path} is not of the size of its image {root / file}")
+            mask |= marked
         if has_masks and file.parts[1] not in trained:
-            mask_path = _mask_path(root, file)
-            content = mask_path.read_bytes()
-            digest.update(content)
-            mask = (pictures.read(mask_path, content) > 0).any(0, keepdim=True)
-            if mask.shape[1:] != image.shape[1:]:
-                raise ValueError(f"{mask_path} is not of the size of its image {root / file}")
+            if not marking:
+                path = (root / "ground_truth").joinpath(*file.parts[1:]).with_suffix("")
+                raise FileNotFoundError(f"the anomalous image {root / file} has no mask {path}_mask.png")
+            if not mask.any():
+                raise ValueError(f"{marking[0][0]} marks nothing, and its image {root / file} is anomalous")
+        elif mask.any():
+            raise ValueError(f"{marking[0][0]} marks a defect in the normal image {root / file}")
         if size is not None:
-            image, mask = pictures.resize(image[None], size, resample)[0], pictures.resize_masks(mask, size)
+            image, mask = resize(image[None], size, resample)[0], resize_masks(mask, size)
         elif images and image.shape[1:] != images[0].shape[1:]:
             raise ValueError(f"{root / file} is not of the size of the images before it: give a size to resize to")
         images.append(image)
         masks.append(mask)
+    pictures.say_several(several)
     channels = max(len(image) for image in images)
     images = torch.stack([image.expand(channels, -1, -1) for image in images])
     masks = torch.cat(masks) if has_masks else None
@@ -154,11 +177,24 @@ def read_folder(root: Path, size: int | None, resample: str) -> tuple[Images, Im
                 class_names=names,
                 masks=masks[rows] if has_masks else None,
                 kinds=kinds,
-                files=[files[i].as_posix() for i in rows],
+                files=[pictures.shown(files[i].as_posix()) for i in rows],
                 source="folder:" + digest.hexdigest()[:8],
             )
         )
     return tuple(splits)
+
+
+def _contents(root, digest):
+    """Yield (file, its bytes, [(mask's path, its bytes), ...]) of all images, and add them to a checksum."""
+    files = _list_files(root)
+    masks = _masks(root, files)
+    for file in files:
+        content = (root / file).read_bytes()
+        digest.update(os.fsencode(file.as_posix()) + b"\0" + content)
+        marking = [(path, path.read_bytes()) for path in masks.get(file, [])]
+        for _, of_mask in marking:
+            digest.update(of_mask)
+        yield file, content, marking
 
 
 def _list_files(root: Path) -> list[Path]:
@@ -171,12 +207,27 @@ def _list_files(root: Path) -> list[Path]:
     loose = [file for file in files if len(file.parts) < 3]
     if loose:
         raise ValueError(f"{root / loose[0]} lies in no class folder: put it under {loose[0].parts[0]}/<class>/")
+    for folder in sorted({root / file.parts[0] / file.parts[1] for file in files}):
+        if pictures.shown(folder) != str(folder):  # it stands in rows, which are UTF-8
+            raise ValueError(f"the name of the folder {pictures.shown(folder)} is not UTF-8: rename it")
     return files
 
 
-def _mask_path(root: Path, file: Path) -> Path:
-    folder = (root / "ground_truth").joinpath(*file.parts[1:-1])
-    for name in (f"{file.stem}_mask.png", f"{file.stem}.png"):
-        if (folder / name).is_file():
-            return folder / name
-    raise FileNotFoundError(f"the anomalous image {root / file} has no mask {folder / file.stem}_mask.png")
+def _masks(root: Path, files: list[Path]) -> dict[Path, list[Path]]:
+    """Test image -> its masks, all of which mark: ground_truth/<class>/<name>.png, <name>_mask.png, <name>_gt.png or
+    any images in a folder <name>, of any suffix that is read. ValueError for a mask that belongs to no image or to two.
+    """
+    by_name, found = {}, {}
+    for file in files:
+        if file.parts[0] == "test":
+            by_name.setdefault((*file.parts[1:-1], file.stem.lower()), []).append(file)
+    for path in sorted(pictures.list_images(root / "ground_truth")):
+        folder, stem = path.relative_to(root / "ground_truth").parts[:-1], path.stem.lower()
+        bare = re.sub(r"[ ._-]+(mask|gt|ground_?truth|label)$", "", stem)
+        names = [(*folder, stem), (*folder, bare), (*folder[:-1], *(part.lower() for part in folder[-1:]))]
+        images = next((by_name[name] for name in names if name in by_name), [])
+        if len(images) != 1:
+            ways = "ground_truth/<defect>/ holds <name>.png, <name>_mask.png, <name>_gt.png or a folder <name>"
+            raise ValueError(f"{path} is the mask of {len(images) or 'no'} images under test/: {ways} for an image")
+        found.setdefault(images[0], []).append(path)
+    return found

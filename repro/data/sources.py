@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from adlib import images as pictures
+from adlib import images, machine
 from repro.data import cache, own
 from repro.data.names import CATEGORY_DATASETS, CLASS_NAMES, DATASETS, category_of, find, parse
 from repro.data.splits import Images, plain
@@ -123,7 +123,7 @@ def missing(
     if classes and name not in CATEGORY_DATASETS:
         rest = f"in place of that copy, and delete {name}-*.bin in the cache folder"
         return what, f"not in the copy at hand: {_put(name)}, {rest}", False
-    is_downloaded = hasattr(DATASETS[name], "fetch") and os.environ.get("ADLIB_OFFLINE") != "1"
+    is_downloaded = hasattr(DATASETS[name], "fetch") and not machine.says_yes("ADLIB_OFFLINE")
     return what, f"the first job downloads it; or {_put(name)}" if is_downloaded else _put(name), is_downloaded
 
 
@@ -152,7 +152,7 @@ def _stem(name: str) -> str:
         return name
     else:
         state = Path(DATASETS[name].__file__).read_text(encoding="utf-8")
-    return f"{kind}-{hashlib.sha256(state.encode()).hexdigest()[:12]}"
+    return f"{kind}-{hashlib.sha256(os.fsencode(state)).hexdigest()[:12]}"
 
 
 def _cached(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
@@ -173,8 +173,8 @@ def _cached(name: str, size: int | None, resample: str, category: str | None) ->
         both = _read(name, size, resample, category)
         for part in both:
             if size is not None:
-                part.images = pictures.resize(part.images, size, resample)
-                part.masks = None if part.masks is None else pictures.resize_masks(part.masks, size)
+                part.images = images.resize(part.images, size, resample)
+                part.masks = None if part.masks is None else images.resize_masks(part.masks, size)
         if path != cache_path(name, size, resample, category):  # for it would be cached as what it was before
             raise ValueError(f"the images of {name} were changed while they were read: run this again")
         cache.write(path, both)
@@ -200,7 +200,7 @@ def _read(name: str, size: int | None, resample: str, category: str | None) -> t
         others = ", ".join(other for other in CLASS_NAMES[name] if other in seen) or "no category"
         what = f"{name}'s {category} is not on this machine (there is {others})"
     put = _put(name).replace("<category>", category or "")
-    if not hasattr(dataset, "fetch") or os.environ.get("ADLIB_OFFLINE") == "1":
+    if not hasattr(dataset, "fetch") or machine.says_yes("ADLIB_OFFLINE"):
         raise FileNotFoundError(f"{what}: {put}")
     try:
         dataset.fetch(name)
@@ -233,7 +233,7 @@ def _put(name: str) -> str:
     """How to get a dataset, in words."""
     now = os.environ.get("ADLIB_DATA") or "not set"
     put = f"put {DATASETS[name].put(name)} into the folder that ADLIB_DATA names (now {now})"
-    is_forbidden = hasattr(DATASETS[name], "fetch") and os.environ.get("ADLIB_OFFLINE") == "1"
+    is_forbidden = hasattr(DATASETS[name], "fetch") and machine.says_yes("ADLIB_OFFLINE")
     return put + ", or let it be downloaded (ADLIB_OFFLINE=0)" * is_forbidden
 
 
