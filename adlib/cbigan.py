@@ -337,7 +337,7 @@ def average(averaged: CBiGAN, nets: CBiGAN, decay: float) -> None:
 def adequacy(nets: CBiGAN, train: Tensor, held_out: Tensor, z: Tensor) -> dict[str, float]:
     """Whether the networks were trained: their errors compared with those of answers that need no network.
 
-    train, held_out: uint8 flawless images (N, C, H, W), of which the networks see all patches; z: (M, latent).
+    train, held_out: uint8 flawless images (N, C, H, W), all of whose patches are compared; z: (M, latent).
     image_ratio: mean (11) of held_out over that of answering the mean of train. latent_error: mean (12) of z;
     latent_zero: that of answering 0. variance_ratio: variance of G(z) over that of train, each a mean over pixels.
     """
