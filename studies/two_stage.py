@@ -55,7 +55,6 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -122,26 +121,13 @@ def units() -> list[dict]:
     return found
 
 
-def rate(step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, of a run of so many: 0.1, from 60 % a fifth, from 80 % a 25th.
-
-    Shares of the steps, not of the epochs: a run of one epoch too starts at 0.1.
-    """
-    return 0.1 * 0.2 ** sum(step >= round(share * steps) for share in (0.6, 0.8))
-
-
 def random_shift(x: torch.Tensor, reach: int, mode: str, rng: np.random.Generator) -> torch.Tensor:
     """Each image moved by up to `reach` pixels along either axis. x: float (N, C, H, W) in [-1, 1], and so the result.
 
     mode: what comes in, "constant" (-1, a digit's background) or "reflect".
     """
-    n, _, height, width = x.shape
-    padded = F.pad(x, [reach] * 4, mode, **({"value": -1.0} if mode == "constant" else {}))
-    rows, columns = torch.from_numpy(rng.integers(0, 2 * reach + 1, (2, n, 1)))
-    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-    # advanced indices around a slice put the channel last: (N, H, W, C)
-    shifted = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return shifted.permute(0, 3, 1, 2)
+    offsets = torch.from_numpy(rng.integers(0, 2 * reach + 1, (2, len(x), 1)))[..., 0]
+    return images.shift(x, offsets, reach, mode, value=-1.0)
 
 
 def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -155,31 +141,14 @@ def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dic
 
 
 def rebuild(decoder: nn.Sequential, z: torch.Tensor) -> torch.Tensor:
-    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], also where it ends in a Sigmoid.
-
-    The same numbers as decoder(z) but for rounding, in a little more than half the time on a CPU: its first transposed
-    convolution, from 1 x 1, is one product of matrices, and its last, to few channels, a small one and a fold.
-    """
-    y = z
-    for module in decoder:
-        if isinstance(module, nn.ConvTranspose2d) and y.shape[2] == 1:
-            y = (y.flatten(1) @ module.weight.flatten(1)).unflatten(1, module.weight.shape[1:])
-        elif isinstance(module, nn.ConvTranspose2d) and module.out_channels <= 3:
-            parts = module.weight.flatten(1).T @ y.flatten(2)
-            y = F.fold(parts, (2 * y.shape[2], 2 * y.shape[3]), 4, padding=1, stride=2)
-        else:
-            y = module(y)
+    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], also where it ends in a Sigmoid."""
+    y = decoder(z)
     return 2 * y - 1 if isinstance(decoder[-1], nn.Sigmoid) else y
-
-
-def ssim(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """Eq. (3) for each image, (N,), as `two_stage.ssim`, of images in [-1, 1]; its gradient is faster on a CPU."""
-    return images.ssim_map((x + 1) / 2, (reconstruction + 1) / 2).mean((1, 2))
 
 
 LOSSES = {
     "mse": lambda x, reconstruction: two_stage.mse(x, reconstruction).mean(),  # eq. (8)
-    "ssim": lambda x, reconstruction: -ssim(x, reconstruction).mean(),  # eq. (9)
+    "ssim": lambda x, reconstruction: -two_stage.ssim(x, reconstruction).mean(),  # eq. (9)
 }
 
 
@@ -222,7 +191,7 @@ def rotation_steps(state: tuple, x: torch.Tensor, start: int, stop: int, steps: 
             batch = random_shift(batch, unit["shift"], mode, np.random.default_rng([unit["seed"], 1, step]))
         x4, turns = images.rotations(ranged(batch, unit))
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 if steps is None else rate(step, steps)
+            group["lr"] = 0.1 if steps is None else two_stage.rate(step, steps)
         loss = two_stage.rotation_loss(head(encoder(x4)), turns)
         optimizer.zero_grad()
         loss.backward()
@@ -311,7 +280,7 @@ def of_decoders(decoders: dict, split: dict, z: torch.Tensor) -> dict[str, float
     """AUROCs of score (10) by lambda and of its halves on the validation images, and both means of the normal ones."""
     x, is_anomalous = split["validation"], split["is_anomalous"]
     rebuilt = {name: torch.cat([rebuild(d.eval(), part) for part in z.split(200)]) for name, d in decoders.items()}
-    error, similarity = two_stage.mse(x, rebuilt["mse"]), ssim(x, rebuilt["ssim"])
+    error, similarity = two_stage.mse(x, rebuilt["mse"]), two_stage.ssim(x, rebuilt["ssim"])
     scores = {"auroc": error - similarity, "auroc_mse": error, "auroc_ssim": -similarity}
     scores |= {f"auroc_lambda_{value:g}": error - value * similarity for value in LAMBDAS}
     return {
