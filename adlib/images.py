@@ -47,14 +47,16 @@ def rotations(x: Tensor) -> tuple[Tensor, Tensor]:
     return turned, torch.arange(4, device=x.device).repeat_interleave(len(x))
 
 
-def random_crop_flip(x: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """x (N, C, H, W), each shifted by up to `padding` pixels (zeros come in) and mirrored with probability one half."""
+def shift(x: Tensor, offsets: Tensor, reach: int, mode: str = "reflect", value: float = 0.0) -> Tensor:
+    """Each image moved by a whole number of pixels along either axis, at most `reach`.
+
+    x: (N, C, H, W); offsets: int64 (2, N) on its device, row and column, in 0..2 * reach, at which an image's window
+    begins in the image padded by `reach` pixels. mode: what comes in, as in `F.pad`; "constant": `value`.
+    """
     n, _, height, width = x.shape
-    padded = F.pad(x, [padding] * 4)
-    draw = lambda high: torch.randint(high, (n, 1), generator=generator, device=x.device)  # noqa: E731
-    rows = draw(2 * padding + 1) + torch.arange(height, device=x.device)  # (N, H)
-    columns = draw(2 * padding + 1) + torch.arange(width, device=x.device)  # (N, W)
-    columns = torch.where(draw(2) == 1, columns.flip(1), columns)
+    padded = F.pad(x, [reach] * 4, mode, **({"value": value} if mode == "constant" else {}))
+    rows = offsets[0, :, None] + torch.arange(height, device=x.device)  # (N, H)
+    columns = offsets[1, :, None] + torch.arange(width, device=x.device)  # (N, W)
     image = torch.arange(n, device=x.device)[:, None, None]
     # advanced indices around a slice put the channel last: (N, H, W, C)
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

@@ -5,12 +5,11 @@
     loss = two_stage.mse(x, decoders["mse"](z)).mean()                       # stage 2
     s = two_stage.score(x, x1, x2, lam=1.0)                                  # high = anomalous
 
-Images are float in [-1, 1], latents z are (N, 512).
+Images are float in [-1, 1], latents z are (N, 512), or (N, 1024) where z is the map of layer3.
 """
 
 import torch
 import torch.nn.functional as F
-from pytorch_msssim import ssim as msssim_ssim
 from torch import Tensor, nn
 
 from adlib.images import ssim_map, to_float
@@ -49,6 +48,8 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet18 up to its global average pooling: (N, C, H, W) -> z (N, 512).
 
+    Called with latent "layer3" it stops there: z is that map, flattened, of 32 px (N, 1024), with stem "cifar" 16,384.
+
     stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
     stride 1, no pooling: 16 times as many positions). pre_activation: the variant of "Identity mappings in deep
     residual networks", the paper's reference for its ResNet18. torchvision, whose layers and names these are, has
@@ -75,10 +76,10 @@ class ResNet18(nn.Module):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, latent: str = "pooled") -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        x = self.layer4(self.layer3(self.layer2(self.layer1(x))))
-        return self.last(x).mean((2, 3))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return x.flatten(1) if latent == "layer3" else self.last(self.layer4(x)).mean((2, 3))
 
 
 class Decoder(nn.Sequential):
@@ -101,33 +102,60 @@ class Decoder(nn.Sequential):
             elif isinstance(module, nn.BatchNorm2d):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
+    def forward(self, z: Tensor) -> Tensor:
+        """The same numbers as its layers one by one give but for rounding, in about half the time on a CPU.
+
+        The first transposed convolution, from 1 x 1, is one product of matrices, and the last, to few channels, a
+        small one and a fold.
+        """
+        _, first, *middle, last, squash = self
+        y = (z @ first.weight.flatten(1)).unflatten(1, first.weight.shape[1:])
+        for module in middle:
+            y = module(y)
+        parts = last.weight.flatten(1).T @ y.flatten(2)
+        return squash(F.fold(parts, (2 * y.shape[2], 2 * y.shape[3]), 4, padding=1, stride=2))
+
 
 def build(
-    channels: int = 3, stem: str = "imagenet", pre_activation: bool = False
+    channels: int = 3, stem: str = "imagenet", pre_activation: bool = False, latent: str = "pooled"
 ) -> tuple[ResNet18, nn.Linear, dict[str, Decoder]]:
-    """The encoder F, its four-way rotation head, and the two decoders G1 ("mse") and G2 ("ssim"), untrained."""
+    """The encoder F, its four-way rotation head, and the two decoders G1 ("mse") and G2 ("ssim"), untrained.
+
+    The decoders take z from `latent`, "pooled" or "layer3"; raises ValueError for another, and as `ResNet18`.
+    """
     encoder = ResNet18(channels, stem, pre_activation)
-    return encoder, nn.Linear(LATENT, 4), {"mse": Decoder(channels), "ssim": Decoder(channels)}
+    sizes = {"pooled": LATENT, "layer3": 256 * (2 if stem == "imagenet" else 8) ** 2}
+    if latent not in sizes:
+        raise ValueError(f"latent {latent!r} is not known; there are 'pooled' and 'layer3'")
+    return encoder, nn.Linear(LATENT, 4), {loss: Decoder(channels, sizes[latent]) for loss in ("mse", "ssim")}
 
 
 class Detector(nn.Module):
     """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (10), and anomaly maps (N, 32, 32).
 
     The maps are ours: what (10) takes means of, (x - x1)^2 / 4 - lambda SSIM, at each pixel; at the edges, where the
-    score's window does not fit, the images are mirrored.
+    score's window does not fit, the images are mirrored. network: what `build` takes.
     """
 
-    def __init__(self, channels: int = 3, stem: str = "imagenet", pre_activation: bool = False, lam: float = 1.0):
+    def __init__(self, lam: float = 1.0, latent: str = "pooled", **network: int | str | bool):
         super().__init__()
-        self.encoder, _, decoders = build(channels, stem, pre_activation)
-        self.decoders, self.lam = nn.ModuleDict(decoders), lam
+        self.encoder, _, decoders = build(latent=latent, **network)
+        self.decoders, self.lam, self.latent = nn.ModuleDict(decoders), lam, latent
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = to_float(images)
-        z = self.encoder(x)
+        z = self.encoder(x, self.latent)
         x1, x2 = self.decoders["mse"](z), self.decoders["ssim"](z)
         similarity = ssim_map((x + 1) / 2, (x2 + 1) / 2, full=True)
         return score(x, x1, x2, self.lam), (x - x1).square().mean(1) / 4 - self.lam * similarity
+
+
+def rate(step: int, steps: int, lr: float = 0.1) -> float:
+    """The learning rate of a step, counted from 0, of a run of so many: lr, from 60 % a fifth, from 80 % a 25th.
+
+    Shares of the steps, not of the epochs: a run of one epoch too starts at lr. RotNet steps down at 30 % as well.
+    """
+    return lr * 0.2 ** sum(step >= round(share * steps) for share in (0.6, 0.8))
 
 
 def rotation_loss(logits: Tensor, turns: Tensor) -> Tensor:
@@ -141,9 +169,8 @@ def mse(x: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 def ssim(x: Tensor, reconstruction: Tensor) -> Tensor:
-    """Eq. (3) for each image, (N,) in [-1, 1]: window 11, sigma 1.5, on (x + 1) / 2."""
-    # by default data_range is 255, with which any two images in [0, 1] score nearly 1
-    return msssim_ssim((x + 1) / 2, (reconstruction + 1) / 2, data_range=1.0, size_average=False)
+    """Eq. (3) for each image, (N,) in [-1, 1]: window 11, sigma 1.5, on (x + 1) / 2; the mean over all windows."""
+    return ssim_map((x + 1) / 2, (reconstruction + 1) / 2).mean((1, 2))
 
 
 def score(x: Tensor, x1: Tensor, x2: Tensor, lam: float = 1.0) -> Tensor:

@@ -55,12 +55,11 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from filelock import FileLock  # noqa: E402
 from torch import nn  # noqa: E402
 
 from adlib import images, machine, metrics, two_stage  # noqa: E402
-from repro import data  # noqa: E402
+from repro import claims, data  # noqa: E402
 from repro.rows import read_table, write_whole  # noqa: E402
 
 
@@ -91,6 +90,34 @@ MEASURED = [
     "seconds_decoders",
 ]
 COLUMNS = [*KEY, "n_validation", *MEASURED, "device", "torch"]
+# What the page sets against each other, all else alike: text -> (values, other values) of columns; `score` is one of
+# the columns of AUROCs, "auroc" unless said otherwise.
+TRAINED = {
+    f"rotation epochs {n}, {f'shifts of up to {shift} px' if shift else 'no shift'}": (
+        {"rotation_epochs": n, "shift": shift},
+        {"rotation_epochs": 0, "shift": 0},
+    )
+    for shift in (0, SHIFT)
+    for n in (*EPOCHS, 15)
+}
+OPTIONS = {
+    "shifts of up to 4 px minus none": ({"shift": 4}, {"shift": 0}),
+    "3 rotation epochs minus 1": ({"rotation_epochs": 3}, {"rotation_epochs": 1}),
+    "6 rotation epochs minus 3": ({"rotation_epochs": 6}, {"rotation_epochs": 3}),
+    "15 rotation epochs minus 6": ({"rotation_epochs": 15}, {"rotation_epochs": 6}),
+    "10 decoder epochs minus 5": ({"decoder_epochs": 10}, {"decoder_epochs": 5}),
+    "15 decoder epochs minus 10": ({"decoder_epochs": 15}, {"decoder_epochs": 10}),
+    "30 decoder epochs minus 15": ({"decoder_epochs": 30}, {"decoder_epochs": 15}),
+    "z the map of layer3 minus pooled": ({"z": "layer3"}, {"z": "pooled"}),
+    "z the four probabilities minus pooled": ({"z": "probabilities"}, {"z": "pooled"}),
+    "Adam's beta1 0.5 minus 0.9": ({"beta1": 0.5}, {"beta1": 0.9}),
+    "images in [0, 1] and a Sigmoid minus [-1, 1] and Tanh": ({"range": "0..1"}, {"range": "-1..1"}),
+    "stem for CIFAR minus ImageNet's": ({"stem": "cifar"}, {"stem": "imagenet"}),
+    "score (10) minus its squared error alone": ({"score": "auroc"}, {"score": "auroc_mse"}),
+    "score (10) minus its SSIM alone": ({"score": "auroc"}, {"score": "auroc_ssim"}),
+    **{f"lambda {x:g} minus 1": ({"score": f"auroc_lambda_{x:g}"}, {"score": "auroc"}) for x in LAMBDAS},
+    "RotNet's score, logarithms minus probabilities": ({"score": "auroc_rotnet_log"}, {"score": "auroc_rotnet"}),
+}
 
 
 def units() -> list[dict]:
@@ -122,26 +149,13 @@ def units() -> list[dict]:
     return found
 
 
-def rate(step: int, steps: int) -> float:
-    """The learning rate of a step, counted from 0, of a run of so many: 0.1, from 60 % a fifth, from 80 % a 25th.
-
-    Shares of the steps, not of the epochs: a run of one epoch too starts at 0.1.
-    """
-    return 0.1 * 0.2 ** sum(step >= round(share * steps) for share in (0.6, 0.8))
-
-
 def random_shift(x: torch.Tensor, reach: int, mode: str, rng: np.random.Generator) -> torch.Tensor:
     """Each image moved by up to `reach` pixels along either axis. x: float (N, C, H, W) in [-1, 1], and so the result.
 
     mode: what comes in, "constant" (-1, a digit's background) or "reflect".
     """
-    n, _, height, width = x.shape
-    padded = F.pad(x, [reach] * 4, mode, **({"value": -1.0} if mode == "constant" else {}))
-    rows, columns = torch.from_numpy(rng.integers(0, 2 * reach + 1, (2, n, 1)))
-    rows, columns = rows + torch.arange(height), columns + torch.arange(width)
-    # advanced indices around a slice put the channel last: (N, H, W, C)
-    shifted = padded[torch.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
-    return shifted.permute(0, 3, 1, 2)
+    offsets = torch.from_numpy(rng.integers(0, 2 * reach + 1, (2, len(x), 1)))[..., 0]
+    return images.shift(x, offsets, reach, mode, value=-1.0)
 
 
 def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -155,31 +169,14 @@ def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dic
 
 
 def rebuild(decoder: nn.Sequential, z: torch.Tensor) -> torch.Tensor:
-    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], also where it ends in a Sigmoid.
-
-    The same numbers as decoder(z) but for rounding, in a little more than half the time on a CPU: its first transposed
-    convolution, from 1 x 1, is one product of matrices, and its last, to few channels, a small one and a fold.
-    """
-    y = z
-    for module in decoder:
-        if isinstance(module, nn.ConvTranspose2d) and y.shape[2] == 1:
-            y = (y.flatten(1) @ module.weight.flatten(1)).unflatten(1, module.weight.shape[1:])
-        elif isinstance(module, nn.ConvTranspose2d) and module.out_channels <= 3:
-            parts = module.weight.flatten(1).T @ y.flatten(2)
-            y = F.fold(parts, (2 * y.shape[2], 2 * y.shape[3]), 4, padding=1, stride=2)
-        else:
-            y = module(y)
+    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], also where it ends in a Sigmoid."""
+    y = decoder(z)
     return 2 * y - 1 if isinstance(decoder[-1], nn.Sigmoid) else y
-
-
-def ssim(x: torch.Tensor, reconstruction: torch.Tensor) -> torch.Tensor:
-    """Eq. (3) for each image, (N,), as `two_stage.ssim`, of images in [-1, 1]; its gradient is faster on a CPU."""
-    return images.ssim_map((x + 1) / 2, (reconstruction + 1) / 2).mean((1, 2))
 
 
 LOSSES = {
     "mse": lambda x, reconstruction: two_stage.mse(x, reconstruction).mean(),  # eq. (8)
-    "ssim": lambda x, reconstruction: -ssim(x, reconstruction).mean(),  # eq. (9)
+    "ssim": lambda x, reconstruction: -two_stage.ssim(x, reconstruction).mean(),  # eq. (9)
 }
 
 
@@ -222,7 +219,7 @@ def rotation_steps(state: tuple, x: torch.Tensor, start: int, stop: int, steps: 
             batch = random_shift(batch, unit["shift"], mode, np.random.default_rng([unit["seed"], 1, step]))
         x4, turns = images.rotations(ranged(batch, unit))
         for group in optimizer.param_groups:
-            group["lr"] = 0.1 if steps is None else rate(step, steps)
+            group["lr"] = 0.1 if steps is None else two_stage.rate(step, steps)
         loss = two_stage.rotation_loss(head(encoder(x4)), turns)
         optimizer.zero_grad()
         loss.backward()
@@ -311,7 +308,7 @@ def of_decoders(decoders: dict, split: dict, z: torch.Tensor) -> dict[str, float
     """AUROCs of score (10) by lambda and of its halves on the validation images, and both means of the normal ones."""
     x, is_anomalous = split["validation"], split["is_anomalous"]
     rebuilt = {name: torch.cat([rebuild(d.eval(), part) for part in z.split(200)]) for name, d in decoders.items()}
-    error, similarity = two_stage.mse(x, rebuilt["mse"]), ssim(x, rebuilt["ssim"])
+    error, similarity = two_stage.mse(x, rebuilt["mse"]), two_stage.ssim(x, rebuilt["ssim"])
     scores = {"auroc": error - similarity, "auroc_mse": error, "auroc_ssim": -similarity}
     scores |= {f"auroc_lambda_{value:g}": error - value * similarity for value in LAMBDAS}
     return {
@@ -433,6 +430,59 @@ def _cheapest(auroc: pd.DataFrame, seconds: pd.DataFrame) -> tuple:
     loss = auroc.loc[auroc.mean(axis=1).idxmax()] - auroc
     stays = loss.mean(axis=1) <= loss.std(axis=1, ddof=1).fillna(0.0) / loss.shape[1] ** 0.5 + 1e-12
     return seconds[stays].mean(axis=1).idxmin()
+
+
+def planned() -> int:
+    """How many rows the whole queue gives."""
+    lasts = [last for unit in units() for some in unit["plan"].values() for *_, last in some]
+    return sum(n <= last for last in lasts for n in READ)
+
+
+def differences(rows: pd.DataFrame, a: dict, b: dict) -> pd.DataFrame:
+    """Points of AUROC of rows with the values `a` minus those with `b` and all else alike: classes down, seeds across.
+
+    a, b: values of the same columns, `score` among them ("auroc" where not given). Of a class and seed it is the mean
+    over all such pairs. Of the seeds those count that have the most classes; empty where nothing pairs.
+    """
+    long = rows.melt(KEY, [name for name in MEASURED if name.startswith("auroc")], "score", value_name="points")
+    sides = []
+    for side in ({"score": "auroc", **a}, {"score": "auroc", **b}):
+        wanted = np.logical_and.reduce([long[name] == value for name, value in side.items()])
+        sides.append(long[wanted].set_index([name for name in [*KEY, "score"] if name not in side])["points"])
+    points = 100 * (sides[0] - sides[1]).dropna()
+    points = points.groupby(PLACE).mean().unstack("seed")
+    if points.empty:
+        return points
+    points = points[points[points.notna().sum().idxmax()].notna()]
+    return points.loc[:, points.notna().all()]
+
+
+def effects(rows: pd.DataFrame, options: dict[str, tuple[dict, dict]]) -> pd.DataFrame:
+    """The mean of `differences` for each of the options that rows pair for, with its 95 % interval.
+
+    Columns: what; mean, low, high (NaN for one class); points, these as text; above, "2 of 5" classes; seeds.
+    """
+    lines = []
+    for what, (a, b) in options.items():
+        points = differences(rows, a, b)
+        if len(points):
+            mean, above = points.to_numpy().mean(), f"{(points.mean(axis=1) > 0).sum()} of {len(points)}"
+            low, high = claims.interval(points.to_numpy()) if len(points) > 1 else (np.nan, np.nan)
+            text = f"{mean:+.1f}" + f" [{low:+.1f}, {high:+.1f}]" * (len(points) > 1)
+            lines.append((what, mean, low, high, text, above, points.shape[1]))
+    return pd.DataFrame(lines, columns=["what", "mean", "low", "high", "points", "above", "seeds"])
+
+
+def turns_by_place(x: torch.Tensor) -> float:
+    """The share of turns that can be told by the place alone, of images (N, C, H, W) in [-1, 1] on a dark ground.
+
+    A quarter turn moves the centre of mass to the next quadrant. Who guesses the turn from its quadrant alone, the
+    signs of its two offsets from the middle, is right for the images whose upright centre is in the usual quadrant.
+    """
+    light = (x.float() + 1).mean(1)
+    places = [torch.arange(n, device=x.device) - (n - 1) / 2 for n in light.shape[1:]]
+    below, right = light.sum(2) @ places[0] > 0, light.sum(1) @ places[1] > 0
+    return torch.bincount(2 * below + right, minlength=4).max().item() / len(x)
 
 
 def quick_units() -> list[dict]:

@@ -24,28 +24,15 @@ def test_rotations_are_the_four_exact_quarter_turns_of_every_image():
     assert torch.equal(turned[1::2], 10 * turned[::2])
 
 
-def test_each_crop_is_a_window_of_its_own_padded_image_mirrored_or_not():
-    x = batch(n=40, size=6)
-    out = images.random_crop_flip(x, padding=2, generator=torch.Generator().manual_seed(1))
-    padded = torch.nn.functional.pad(x, [2] * 4)
-    seen = set()
-    for original, crop in zip(padded, out, strict=True):
-        found = [
-            (top, left, mirrored)
-            for top in range(5)
-            for left in range(5)
-            for mirrored in (False, True)
-            if torch.equal(crop.flip(2) if mirrored else crop, original[:, top : top + 6, left : left + 6])
-        ]
-        assert len(found) == 1
-        seen.update(found)
-    assert len(seen) > 20 and {mirrored for *_, mirrored in seen} == {False, True}
-
-
-def test_crops_of_bytes_stay_bytes_and_follow_the_generator():
-    x = (255 * batch()).to(torch.uint8)
-    draw = lambda seed: images.random_crop_flip(x, 4, torch.Generator().manual_seed(seed))  # noqa: E731
-    assert draw(0).dtype == torch.uint8 and torch.equal(draw(0), draw(0)) and not torch.equal(draw(0), draw(1))
+@pytest.mark.parametrize("mode", ["constant", "reflect"])
+def test_each_shifted_image_is_the_window_of_its_padded_image_that_its_offsets_name(mode):
+    x, offsets = batch(n=3, size=6) - 0.5, torch.tensor([[0, 2, 3], [4, 2, 1]])
+    out = images.shift(x, offsets, 2, mode, value=-1.0)
+    fill = {"constant_values": -1} if mode == "constant" else {}
+    padded = np.pad(x.numpy(), [(0, 0), (0, 0), (2, 2), (2, 2)], mode=mode, **fill)
+    for image, whole, (top, left) in zip(out.numpy(), padded, offsets.T.tolist(), strict=True):
+        np.testing.assert_array_equal(image, whole[:, top : top + 6, left : left + 6])
+    assert torch.equal(out[1], x[1])  # in the middle it is where it was
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 11), (1, 32), (3, 20)])

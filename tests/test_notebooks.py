@@ -80,5 +80,5 @@ def test_the_same_seed_gives_the_same_row_and_the_same_scores_and_another_seed_d
         chosen = [{name: row[name] for name in (*KEY, *METRICS, "job")} for row in rows]
         outcomes.append((chosen, [sweep.scores_path(tmp_path / str(run), job).read_bytes() for job in jobs]))
     (both, both_scores), (again, again_scores) = outcomes
-    assert [row for row in both if row["seed"] == "0"] == again and len(again) == 5
+    assert [row for row in both if row["seed"] == "0"] == again and len(again) == 7
     assert both_scores[0] == again_scores[0] and both_scores[0] != both_scores[1]

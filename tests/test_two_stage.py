@@ -41,9 +41,22 @@ def test_the_cifar_stem_keeps_sixteen_times_more_positions():
     assert [tuple(shape) for shape in shapes] == [(8, 8), (32, 32)]
 
 
-def test_an_unknown_stem_is_an_error_that_names_the_choices():
+def test_an_unknown_stem_or_latent_is_an_error_that_names_the_choices():
     with pytest.raises(ValueError, match="'imagenet' and 'cifar'"):
         two_stage.ResNet18(stem="tree")
+    with pytest.raises(ValueError, match="'pooled' and 'layer3'"):
+        two_stage.build(latent="layer5")
+
+
+@pytest.mark.parametrize("stem, n", [("imagenet", 1024), ("cifar", 16384)])
+def test_the_map_of_layer3_is_what_layer4_sees(stem, n):
+    encoder, _, decoders = two_stage.build(1, stem, latent="layer3")
+    seen = []
+    encoder.layer4.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].flatten(1)))
+    encoder.eval()(picture())
+    z = encoder(picture(), "layer3")
+    assert z.shape == (4, n) and torch.equal(z, seen[0]) and len(seen) == 1  # layer4 is not asked
+    assert decoders["mse"].eval()(z).shape == (4, 1, 32, 32)
 
 
 @pytest.mark.parametrize(("channels", "count"), [(1, 2_754_432), (3, 2_756_480)])
@@ -55,6 +68,26 @@ def test_the_decoder_is_ganomalys(channels, count):
     assert out.shape == (2, channels, 32, 32) and out.abs().max() <= 1
     convolutions = [m for m in decoder if isinstance(m, torch.nn.ConvTranspose2d)]
     assert all(m.bias is None and abs(m.weight.std().item() - 0.02) < 0.002 for m in convolutions)
+
+
+@pytest.mark.parametrize(("channels", "latent"), [(1, 512), (3, 1024)])
+def test_the_decoder_computes_what_its_layers_do_one_by_one(channels, latent):
+    torch.manual_seed(0)
+    decoder = two_stage.Decoder(channels, latent)
+    z = torch.randn(3, latent, requires_grad=True)
+    found = []
+    for images_of in (decoder, lambda z: torch.nn.Sequential.forward(decoder, z)):
+        y = images_of(z)
+        weights = [p for p in decoder.parameters() if p.ndim == 4]
+        found.append([y, *torch.autograd.grad(y.square().sum(), [z, *weights])])
+    for ours, layered in zip(*found, strict=True):
+        torch.testing.assert_close(ours, layered, rtol=1e-3, atol=1e-4 * layered.abs().max().item())
+
+
+def test_the_rate_steps_down_at_shares_of_the_steps_also_in_one_epoch():
+    rates = [two_stage.rate(step, 10) for step in range(10)]
+    assert rates == pytest.approx([0.1] * 6 + [0.02] * 2 + [0.004] * 2)
+    assert [two_stage.rate(step, 1, lr=1.0) for step in (0, 1)] == pytest.approx([1.0, 0.04])
 
 
 def test_rotation_loss_is_the_mean_negative_log_probability_of_the_right_turn():
@@ -85,6 +118,9 @@ def test_ssim_tells_unrelated_images_apart_where_the_package_default_does_not():
     torch.testing.assert_close(two_stage.ssim(x, x), torch.ones(4))
     blind = ssim((x + 1) / 2, (y + 1) / 2, size_average=False)  # data_range 255
     assert blind.min() > 0.99
+    near = 0.6 * x + 0.4 * y
+    theirs = ssim((x + 1) / 2, (near + 1) / 2, data_range=1.0, size_average=False)
+    torch.testing.assert_close(two_stage.ssim(x, near), theirs, rtol=1e-4, atol=1e-5)
 
 
 def test_the_score_is_mse_minus_lambda_ssim():
