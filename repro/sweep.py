@@ -87,16 +87,12 @@ def _is_of_these_images(row, sources):
     name = row["dataset"]
     if not name.startswith(("folder:", "npz:")):
         return True
-    if name not in sources:
-        from repro import data
+    from adlib import pictures  # these import torch
+    from repro import data
 
-        try:
-            sources[name] = data.source(name)
-        except FileNotFoundError:
-            sources[name] = None
-    if sources[name] not in (None, row["data"]):
-        from adlib import pictures
-
+    with contextlib.suppress(FileNotFoundError):
+        sources[name] = sources.get(name) or data.source(name)
+    if sources.get(name, row["data"]) != row["data"]:
         pictures.say(f"the images of {name} have changed since its rows were measured: it is to run again")
         return False
     return True
