@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro.rows import COLUMNS, METRICS, of_stand_ins, read, read_table, standing
+from repro.rows import COLUMNS, METRICS, is_untrained, of_stand_ins, read, read_table, standing
 
 
 CHECKOUT = Path(__file__).resolve().parents[1]
@@ -146,9 +146,6 @@ def t_quantile(n: int) -> float:
     return float(stdtrit(n - 1, 0.975))
 
 
-# ---- printed beside ours -------------------------------------------------------------------------------------------
-
-
 def compare(
     papers: list[str] | None = None,
     results_dir: Folder = None,
@@ -272,7 +269,8 @@ def _with_ours(records, rows, register):
     rows["copy"] = rows["data"].str.extract(r"\((\d+ of \d+ classes)\)$", expand=False).fillna("")
     firsts = {name: (name, "first") for name in ("profile", "row_paper", "row_weights")}
     texts = {name: (name, _words) for name in ("data", "copy", "image_size")}
-    ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"))
+    rows["is_untrained"] = rows["diagnostics"].map(is_untrained).astype(bool)
+    ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"), n_untrained=("is_untrained", "sum"))
     numbers = {"ours_mean": ("mean", "mean"), "ours_std": ("mean", "std"), "n_classes": ("n", "first")}
     lists = {"means": ("mean", list), "seeds": ("seed", list), "n_seeds": ("seed", "size"), "n_ran": ("n_ran", "first")}
     records = records.join(ours).join(seeds.groupby("of").agg(**numbers, **lists))
@@ -281,7 +279,7 @@ def _with_ours(records, rows, register):
     )
     for name in by_class:
         records[name] = _dicts(by_class.reset_index("class").groupby("of"), "class", name, records.index)
-    counts = ["n_classes", "n_ran", "n_seeds", "n_stale"]
+    counts = ["n_classes", "n_ran", "n_seeds", "n_stale", "n_untrained"]
     records = records.fillna({**dict.fromkeys([*firsts, *texts], ""), **dict.fromkeys(counts, 0)})
     records = records.astype(dict.fromkeys(counts, int)).assign(n_others=lambda one: one["n_ran"] - one["n_classes"])
     weights = records["row_weights"].where(records["row_weights"] != "", records["weights"])
@@ -298,6 +296,8 @@ def _words(texts):
 def _verdict(line):
     if np.isnan(line["published"]):
         return "not printed"
+    if line["n_untrained"]:
+        return "not trained"
     classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
     return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
 
