@@ -11,6 +11,7 @@ import pandas as pd
 
 from repro import compare
 from repro.compare import Folder
+from repro.rows import is_untrained
 
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
@@ -39,7 +40,8 @@ def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder 
 
     verdict: "holds", "does not hold" or "undecided" by `interval`, with "in its own table" behind it where nothing of
     ours was asked; "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not
-    comparable: ..." where no rows pair; that of a printed mean by `compare.verdict`; "not run"; "cannot be tested".
+    comparable: ..." where no rows pair; "not trained" where only untrained ones do; that of a printed mean by
+    `compare.verdict`; "not run"; "cannot be tested".
     """
     rows = compare.counted(compare.read_all(results_dir))
     records = compare.compare(sorted({claim["paper"] for claim in claims}) or None, results_dir, published_dir)
@@ -151,8 +153,8 @@ def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "a
         nothing = "no class, seed, profile, image size and backbone in common"
         return pairs, f"not comparable: {'; '.join(differing) or nothing}"
     profile = "paper" if (pairs["profile"] == "paper").any() else "quick"
-    pairs = compare.largest_variant(pairs[pairs["profile"] == profile].to_dict("records"))
-    points = pd.DataFrame(pairs).assign(points=lambda pairs: 100 * (pairs[metric] - pairs[f"{metric}_other"]))
+    pairs = compare.largest_variant(pairs[pairs["profile"] == profile].assign(of=0, row_weights=pairs["weights"]))
+    points = pairs.assign(points=100 * (pairs[metric] - pairs[f"{metric}_other"]))
     points = points.pivot(index="class", columns="seed", values="points").reindex(points["class"].unique())
     points = points[points[points.notna().sum().idxmax()].notna()]  # the classes of the seed that has the most
     return points.loc[:, points.notna().all()], profile
@@ -194,10 +196,11 @@ def _points(points, profile, least=0.0):
 def _better(paper, test, place, rows):
     (a, b), metric, least = test["better"], test.get("metric", "auroc"), test.get("least", 0)
     name = f"{a} minus {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
-    points, profile = differences(rows, paper, a, b, metric)
+    trained = rows[~rows["diagnostics"].map(is_untrained).astype(bool)]
+    points, profile = differences(trained, paper, a, b, metric)
     ours, profile, word = _points(points, profile, least)
     if not word:
-        return name, ours, profile
+        return name, ours, profile if differences(rows, paper, a, b, metric)[0].empty else "not trained"
     expected, n_seeds = set(compare.class_names(*place)), len(points.columns)
     n_others = len(set(points.index) - expected) if expected else 0
     if profile == "paper" and expected and expected <= set(points.index) and n_seeds > 1:

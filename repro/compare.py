@@ -1,14 +1,12 @@
 """What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts."""
 
-import re
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 import pandas as pd
 
 from repro.register import CHECKOUT
-from repro.rows import COLUMNS, METRICS, of_stand_ins, read, read_table, standing
+from repro.rows import COLUMNS, METRICS, is_untrained, of_stand_ins, read, read_table, standing
 
 
 TOLERANCE = 0.01  # of a verdict
@@ -150,22 +148,22 @@ def compare(
     are not expected), n_seeds, n_stale; profile, data, row_paper, row_weights ('': not run); label, remarks, verdict.
 
     Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick";
-    the printed backbone; then `largest_variant`. Of seeds with different classes, those with the largest set of them.
+    the printed backbone; of several sources of weights the one with most rows, of several image sizes too, but for
+    classes that have no row of that size. Of seeds with different classes, those with the largest set of classes.
     Classes that the printed mean is not over (see `class_names`) count only where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
-    rows = by_metric(counted(read_all(results_dir)))
-    groups = _grouped(rows.assign(backbone=rows["weights"].str.split("/").str[0]), ["method", "backbone", *PLACE[3:]])
-    lines = []
-    for line in _printed_numbers(pd.concat([published(paper, folder) for paper in papers])):
-        ran = {}  # by what goes before what: the paper's own rows, profile paper
-        for row in groups.get(tuple(line[name] for name in PLACE[1:]), []):
-            is_asked = line["has_mean"] or row["class"] in line["published_classes"]
-            if is_asked and row["paper"] in (line["paper"], "baselines"):
-                ran.setdefault((row["paper"] != line["paper"], row["profile"] != "paper"), []).append(row)
-        lines.append(_with_ours(line, largest_variant(ran[min(ran)]) if ran else [], register))
-    return pd.DataFrame(lines)
+    records = _printed_numbers(pd.concat([published(paper, folder) for paper in papers]))
+    rows = by_metric(counted(read_all(results_dir))).rename(columns={"paper": "row_paper"})
+    rows = rows.assign(row_weights=rows["weights"], weights=rows["weights"].str.split("/").str[0])
+    rows = records.rename_axis("of").reset_index().drop(columns="note").merge(rows, on=PLACE[1:])
+    asked = zip(rows["has_mean"], rows["published_classes"], rows["class"], strict=True)
+    is_asked = np.array([has_mean or name in printed for has_mean, printed, name in asked], bool)
+    rows = rows[is_asked & ((rows["row_paper"] == rows["paper"]) | (rows["row_paper"] == "baselines"))]
+    # own rows before baselines, then profile paper before quick
+    rank = 2 * (rows["row_paper"] != rows["paper"]) + (rows["profile"] != "paper")
+    return _with_ours(records, largest_variant(rows[rank == rank.groupby(rows["of"]).transform("min")]), register)
 
 
 def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[str] | None = None) -> pd.DataFrame:
@@ -174,29 +172,22 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
     records: those of `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
     (AUROC, and the pixel metrics where there are any); the verdict is "not printed".
     """
-    key = ["paper", "weights", "method", *PLACE[3:], "profile", "image_size"]
-    shown = set()
-    for line in records.to_dict("records"):
-        of_record = line["row_paper"], line["row_weights"], *(line[name] for name in key[2:-1])
-        shown |= {(*of_record, size, of_class) for of_class, size in line["image_sizes"].items()}
+    key = ["row_paper", "method", "row_weights", "dataset", "protocol", "metric", "profile"]
+    shown = {
+        (*(line[name] for name in key), size, of_class)
+        for line in records.to_dict("records")
+        for of_class, size in line["image_sizes"].items()
+    }
     rows = read_all(results_dir)
-    rows = by_metric(rows[rows["status"] == "ok"])
-    rows = rows.assign(is_last=rows["paper"] == "baselines")[rows["metric"] != "balanced_accuracy"]
-    rows, lines = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable"), []
-    for place, part in _grouped(rows, key).items():
-        if left := [row for row in part if (*place, row["class"]) not in shown]:
-            line = {name: left[0][name] for name in PLACE} | dict(published=np.nan, note="", published_classes={})
-            line["expected"] = class_names(line["dataset"], line["protocol"])
-            lines.append(_with_ours(line, left, register))
-    return pd.DataFrame(lines, columns=None if lines else records.columns)
-
-
-def _grouped(rows, key):
-    """The values of the columns `key` -> the rows that have them, as dicts."""
-    groups = {}
-    for row in rows.to_dict("records"):
-        groups.setdefault(tuple(row[name] for name in key), []).append(row)
-    return groups
+    rows = by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
+    is_shown = [cells in shown for cells in rows[[*key, "image_size", "class"]].itertuples(index=False, name=None)]
+    rows = rows[(rows["metric"] != "balanced_accuracy") & ~np.array(is_shown, bool)]
+    rows = rows.assign(is_last=rows["paper"] == "baselines")
+    rows["of"] = rows.groupby([*key, "image_size"], sort=False).ngroup()
+    rows = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable")
+    alone = rows.drop_duplicates("of").set_index("of")[PLACE].assign(published=np.nan, unit=np.nan, note="")
+    alone["expected"] = [class_names(*place) for place in zip(alone["dataset"], alone["protocol"], strict=True)]
+    return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
 
 
 def by_metric(rows: pd.DataFrame) -> pd.DataFrame:
@@ -206,87 +197,105 @@ def by_metric(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _printed_numbers(cells):
-    """A dict for each printed number: PLACE, value, unit, note, printed classes, those of the mean ([]: not known)."""
-    for place, part in cells.groupby(PLACE, sort=False):
-        is_mean, is_class = part["class"] == "mean", ~part["class"].str.startswith("mean")
-        has_mean, by_class = is_mean.any(), part[is_class].set_index("class")["value"].to_dict()
-        number = part[is_mean if has_mean else is_class]
-        if number.empty:  # a mean over a part of the classes says nothing alone
-            continue
-        line = dict(zip(PLACE, place, strict=True))
-        expected = class_names(line["dataset"], line["protocol"]) if has_mean else []
-        if not expected and not (has_mean and line["protocol"] == "superclass"):
-            expected = list(by_class)
-        notes = dict.fromkeys(note for text in part["note"] for note in text.split("; ") if note)
-        line |= {"published": float(number["value"].mean()), "unit": number["unit"].iloc[0], "has_mean": has_mean}
-        yield line | {"note": "; ".join(notes), "published_classes": by_class, "expected": expected}
+    """One line per printed number: value, unit, note, the printed classes, and those of the mean ([]: not known)."""
+    cells = cells.assign(is_mean=cells["class"] == "mean", is_class=~cells["class"].str.startswith("mean"))
+    notes = cells.groupby(PLACE, sort=False)["note"].agg("; ".join)
+    has_mean = cells.groupby(PLACE)["is_mean"].transform("any")
+    number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE)
+    number = number.agg(published=("value", "mean"), unit=("unit", "first"), has_mean=("is_mean", "any"))
+    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes says nothing alone
+    records["note"] = ["; ".join(filter(None, dict.fromkeys(note.split("; ")))) for note in records["note"]]
+    by_class = cells[cells["is_class"]].groupby(PLACE)
+    records["published_classes"] = _dicts(by_class, "class", "value", records.index)
+    records, expected = records.reset_index(), []
+    for line in records.itertuples():
+        known = class_names(line.dataset, line.protocol) if line.has_mean else []
+        is_open = line.has_mean and line.protocol == "superclass"
+        expected.append(known or ([] if is_open else list(line.published_classes)))
+    return records.assign(expected=expected)
 
 
-def largest_variant(rows: list[dict]) -> list[dict]:
-    """Of rows that differ in weights or image size those of one backbone, and of each class those of one size.
+def _dicts(groups, key, value, index):
+    """Of each group the dict key -> value, in the order of `index`; {} where it is not among them."""
+    found = {place: dict(zip(part[key], part[value], strict=True)) for place, part in groups}
+    return [found.get(place, {}) for place in index]
 
-    What most rows have counts, of several such the newest. A class that lacks the usual size counts with its own, for
-    a paper may see objects at one size and textures at another.
+
+def _usual(rows, by, column):
+    """The value of a column that most rows of a group have, of several such the newest, for each row."""
+    found = rows.groupby([*by, column])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
+    return rows[by].merge(found.groupby(by)[column].last().reset_index(), "left", by)[column].to_numpy()
+
+
+def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
+    """Of rows that differ in row_weights or image size: of each record (`of`) one backbone's, of each class one size's.
+
+    A class that lacks the size which most rows have counts with its own, for a paper may see objects at one size and
+    textures at another.
     """
-
-    def usual(rows, name):
-        times = {}
-        for row in rows:
-            times.setdefault(row[name], []).append(row["finished"])
-        return max(times, key=lambda value: (len(times[value]), max(times[value]), value))
-
-    weights, classes = usual(rows, "weights"), {}
-    rows = [row for row in rows if row["weights"] == weights]
-    size = usual(rows, "image_size")
-    for row in rows:
-        classes.setdefault(row["class"], []).append(row)
-    for name, part in classes.items():
-        of_class = size if any(row["image_size"] == size for row in part) else usual(part, "image_size")
-        classes[name] = [row for row in part if row["image_size"] == of_class]
-    return [row for part in classes.values() for row in part]
+    rows = rows[rows["row_weights"] == _usual(rows, ["of"], "row_weights")]
+    is_usual = rows["image_size"] == _usual(rows, ["of"], "image_size")
+    is_lacking = ~is_usual.groupby([rows["of"], rows["class"]]).transform("any")
+    return rows[is_usual | (is_lacking & (rows["image_size"] == _usual(rows, ["of", "class"], "image_size")))]
 
 
-def _with_ours(line, rows, register):
-    """The record of a number: with what its rows, of one paper, backbone and profile, say beside it."""
-    deviation = lambda values: float(np.std(values, ddof=1)) if len(values) > 1 else np.nan  # noqa: E731
-    expected, seeds = line["expected"], {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
-        seeds.setdefault(row["seed"], {})[row["class"]] = row
-    for seed, ran in seeds.items():
-        own = {name: row for name, row in ran.items() if name in expected}
-        seeds[seed] = own if expected and len(own) == len(expected) else ran  # whole without the others
-    names = list(max(seeds.values(), key=lambda ran: (len(ran.keys() & expected), len(ran)), default=[]))
-    seeds = {seed: ran for seed, ran in seeds.items() if ran.keys() == set(names)}
-    rows = [row for ran in seeds.values() for row in ran.values()]
-    values = {name: [ran[name]["value"] for ran in seeds.values()] for name in names}
-    means = [fmean(row["value"] for row in ran.values()) for ran in seeds.values()]
-    n_classes = len({*names} & {*expected}) if expected else len(names)
-    record = line | {f"row_{name}": rows[0][name] if rows else "" for name in ("paper", "weights")}
-    for name in ("profile", "data", "image_size"):
-        texts = {row[name] for row in rows} - {""}
-        record[name] = " and ".join(sorted(texts, key=lambda text: (len(text), text)))
-    record["classes"] = {name: fmean(of_class) for name, of_class in values.items()}
-    record["spreads"] = {name: deviation(of_class) for name, of_class in values.items()}
-    record |= {"image_sizes": {row["class"]: row["image_size"] for row in rows}, "seeds": list(seeds)}
-    record |= {"ours_mean": fmean(means) if means else np.nan, "ours_std": deviation(means), "n_seeds": len(seeds)}
-    record |= {"n_classes": n_classes, "n_expected": len(expected), "n_others": len(names) - n_classes}
-    record["n_stale"] = 0 if register is None else sum(row["job"] not in register for row in rows)
-    weights, printed = record["row_weights"] or line["weights"], mean_of_these(record)
-    remarks = [
-        "" if np.isnan(printed) else f"printed for {', '.join(names)}: {printed:.3f}",
-        f"{record['image_size']} px" * bool(record["image_size"]),
-        f"data {record['data']}" * (record["data"] not in ("", "official", "embedded")),
-        f"{record['n_stale']} of {len(rows)} rows stale" * bool(record["n_stale"]),
+def _with_ours(records, rows, register):
+    """The records with what their rows say; rows: `of` is the index of their record."""
+    records = records.assign(n_expected=records["expected"].map(len))
+    expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
+    rows = rows.assign(is_expected=np.array([not names or name in names for names, name in expected], bool))
+    n_ran = rows.groupby(["of", "seed"])["is_expected"].transform("sum")
+    rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # whole without the others
+    seeds = rows.groupby(["of", "seed"]).agg(
+        names=("class", frozenset), n=("is_expected", "sum"), n_ran=("class", "size"), mean=("value", "mean")
+    )
+    largest = seeds.sort_values(["n", "n_ran"], ascending=False, kind="stable").groupby("of")["names"].first()
+    seeds = seeds[seeds["names"] == largest.reindex(seeds.index.get_level_values("of")).to_numpy()].reset_index()
+    rows = rows.merge(seeds[["of", "seed"]], on=["of", "seed"])
+    rows["is_stale"] = False if register is None else ~rows["job"].isin(register)
+    rows["copy"] = rows["data"].str.extract(r"\((\d+ of \d+ classes)\)$", expand=False).fillna("")
+    firsts = {name: (name, "first") for name in ("profile", "row_paper", "row_weights")}
+    texts = {name: (name, _words) for name in ("data", "copy", "image_size")}
+    rows["is_untrained"] = rows["diagnostics"].map(is_untrained).astype(bool)
+    ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"), n_untrained=("is_untrained", "sum"))
+    numbers = {"ours_mean": ("mean", "mean"), "ours_std": ("mean", "std"), "n_classes": ("n", "first")}
+    lists = {"means": ("mean", list), "seeds": ("seed", list), "n_seeds": ("seed", "size"), "n_ran": ("n_ran", "first")}
+    records = records.join(ours).join(seeds.groupby("of").agg(**numbers, **lists))
+    by_class = rows.groupby(["of", "class"], sort=False).agg(
+        classes=("value", "mean"), spreads=("value", "std"), image_sizes=("image_size", "first")
+    )
+    for name in by_class:
+        records[name] = _dicts(by_class.reset_index("class").groupby("of"), "class", name, records.index)
+    counts = ["n_classes", "n_ran", "n_seeds", "n_stale", "n_untrained"]
+    records = records.fillna({**dict.fromkeys([*firsts, *texts], ""), **dict.fromkeys(counts, 0)})
+    records = records.astype(dict.fromkeys(counts, int)).assign(n_others=lambda one: one["n_ran"] - one["n_classes"])
+    weights = records["row_weights"].where(records["row_weights"] != "", records["weights"])
+    records["label"] = records["method"] + (" (" + weights + ")").where(weights != "", "")
+    texts = [
+        (_as_printed(line), as_text(line["ours_mean"], line["ours_std"]), _remarks(line), _verdict(line))
+        for line in records.to_dict("records")
     ]
-    record |= {"label": line["method"] + f" ({weights})" * bool(weights), "remarks": ", ".join(filter(None, remarks))}
-    record |= {"ours": as_text(record["ours_mean"], record["ours_std"]), "printed": "", "verdict": "not printed"}
-    if not np.isnan(line["published"]):
-        places = max(3, round(-np.log10(line["unit"])))  # as many as it was printed with
-        record["printed"] = f"{line['published']:.{places}f}"
-        copy = " and ".join(re.findall(r"\((\d+ of \d+ classes)\)", record["data"]))
-        classes = (n_classes, len(expected), record["n_others"])
-        record["verdict"] = verdict(line["published"], line["unit"], means, classes, record["profile"], copy)
-    return record
+    records[["printed", "ours", "remarks", "verdict"]] = pd.DataFrame(texts, index=records.index, columns=range(4))
+    return records.reset_index(drop=True)
+
+
+def _words(texts):
+    return " and ".join(sorted({*texts} - {""}, key=lambda text: (len(text), text)))
+
+
+def _verdict(line):
+    if np.isnan(line["published"]):
+        return "not printed"
+    if line["n_untrained"]:
+        return "not trained"
+    classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
+    return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
+
+
+def _as_printed(line):
+    """The printed value, to as many places as it was printed with; '' where there is none."""
+    places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
+    return f"{line['published']:.{places}f}" if places else ""
 
 
 def as_text(mean: float, spread: float) -> str:
@@ -298,7 +307,19 @@ def mean_of_these(record: dict) -> float:
     """Where only some classes ran, what the paper prints for them, else NaN: the mean over all is no fair neighbour."""
     printed, names = record["published_classes"], record["classes"].keys()
     is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
-    return fmean(printed[name] for name in names) if is_part else np.nan
+    return float(np.mean([printed[name] for name in names])) if is_part else np.nan
+
+
+def _remarks(line):
+    """What else a reader must know: printed values of these classes, image size, data, stale rows."""
+    mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
+    parts = [
+        "" if np.isnan(mean) else f"printed for {', '.join(line['classes'])}: {mean:.3f}",
+        f"{line['image_size']} px" if line["image_size"] else "",
+        f"data {line['data']}" if line["data"] not in ("", "official", "embedded") else "",
+        f"{line['n_stale']} of {n_rows} rows stale" if line["n_stale"] else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:

@@ -85,6 +85,12 @@ def of_stand_ins(cells: Mapping[str, str]) -> bool:
     return cells["data"].startswith("stand-in:") or "/stand-in:" in cells["weights"]
 
 
+def is_untrained(diagnostics: str) -> bool:
+    """Whether a row's diagnostics, those of `cbigan.adequacy`, say that what needs no network answers better."""
+    found = {"image_ratio": 0, "latent_error": 0, "latent_zero": 0} | json.loads(diagnostics or "{}")
+    return not (found["image_ratio"] <= 1 and found["latent_error"] <= found["latent_zero"])  # true of NaN, too
+
+
 def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]) -> None:
     """What a notebook leaves for the sweep: rows.csv and scores.csv.gz in out_dir; None: nothing.
 

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from adlib import cbigan
 from adlib.images import cut_patches
-from repro import register, sweep
-from repro.rows import KEY, METRICS, read, write_whole
+from repro import claims, register, sweep
+from repro.rows import KEY, METRICS, is_untrained, merge, read, row, write_whole
 
 
 TEXT = cbigan.PRESETS["text"]
@@ -722,6 +722,36 @@ def test_the_notebooks_arithmetic_of_alpha_is_the_modules():
         assert cbigan.scaled_alpha(settings, 64) == pytest.approx(factor * 1e-4)
         assert f"`{preset}`" in said and f"{factor} \\cdot 10^{{-4}}$" in said
     assert "0.022" in said and 1e-4 * (3 * 128**2) ** 0.5 == pytest.approx(0.022, abs=5e-4)
+
+
+def test_rows_of_networks_that_are_not_trained_decide_nothing(tmp_path):
+    """R above 1, latents worse than 0, or no number: not trained; rows without diagnostics are taken as they are."""
+
+    def leave(method, name, auroc, diagnostics):
+        place = {"paper": "cbigan", "dataset": "mvtec", "protocol": "official", "seed": 0, "profile": "quick"}
+        merge(
+            tmp_path / "cbigan.csv",
+            [row(**place, method=method, class_=name, auroc=auroc, job=method + name, diagnostics=diagnostics)],
+        )
+
+    def verdict():
+        test = {"better": ["cbigan", "egbad"], "where": ["mvtec official"], "answers": True}
+        printed = {"printed": "auroc", "where": ["mvtec official"]}
+        checked = claims.check([{"paper": "cbigan", "place": "", "says": "", "tests": [test, printed]}], tmp_path)
+        return [*checked["verdict"], claims.answer(checked, "cbigan")]
+
+    good = {"image_ratio": 0.9, "latent_error": 50.0, "latent_zero": 51.0}
+    for worse in ({"image_ratio": 1.1}, {"latent_error": 52.0}, {"image_ratio": math.nan}):
+        assert is_untrained(json.dumps(good | worse))
+        leave("egbad", "bottle", 0.9, good)
+        leave("cbigan", "bottle", 0.5, good | worse)
+        assert verdict() == ["not trained", "not trained", "**Cannot say** (cbigan minus egbad, AUROC, not trained)"]
+    assert not any(map(is_untrained, ("", "{}", json.dumps(good), '{"rotation_accuracy":0.5}')))
+    leave("egbad", "pill", 0.9, good)
+    leave("cbigan", "pill", 0.8, good)
+    assert verdict()[0] == "indicative: undecided; 1 of 15 classes, quick, 1 seed"  # by the pair that was trained
+    leave("cbigan", "bottle", 0.5, good)
+    assert verdict()[0] == "indicative: does not hold; 2 of 15 classes, quick, 1 seed"
 
 
 # ---- the notebook, killed in the middle ----------------------------------------------------------------------------
