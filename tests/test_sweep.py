@@ -1,6 +1,5 @@
 import contextlib
 import csv
-import gc
 import gzip
 import json
 import os
@@ -638,15 +637,11 @@ def test_what_a_process_finds_in_its_environment_is_its_own(tmp_path):
     assert os.environ.get("CUDA_VISIBLE_DEVICES") != "no card"
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of the kernel that could not be reached
-def test_a_kernel_that_cannot_use_sockets_of_the_file_system_talks_by_tcp(tmp_path, monkeypatch):
-    """As in a folder whose path is too long for them."""
+def test_a_kernel_in_a_folder_whose_path_is_too_long_for_sockets_has_them_elsewhere(tmp_path, monkeypatch):
     long = tmp_path / ("x" * 80)
     long.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(long))
-    monkeypatch.setattr(runner, "SHORT", 500)
     notebooks = toy.write_notebook(tmp_path / "notebooks")
     given = runner.job_parameters(toy.toy_job(), "cpu", str(tmp_path), notebooks / "toy.ipynb")
     runner.execute(notebooks / "toy.ipynb", long / "executed.ipynb", given)
     assert len(rows.read(tmp_path / "rows.csv")) == 2
-    gc.collect()
