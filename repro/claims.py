@@ -20,9 +20,10 @@ from repro.compare import Folder
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
 KINDS = {
-    "better": {"where", "metric", "least", "answers"},
+    "better": {"where", "metric", "least", "above", "answers"},
+    "steadier": {"where"},
     "printed": {"where"},
-    "in_print": {"where", "beside", "over"},
+    "in_print": {"where", "beside", "over", "least"},
     "cheaper": {"where"},
     "cannot": {"where"},
 }
@@ -61,6 +62,8 @@ def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder 
                 place = tuple(where.split()) or ("", "")
                 if "better" in test:
                     outcome = _better(paper, test, place, rows)
+                elif "steadier" in test:
+                    outcome = _steadier(paper, *test["steadier"], place, rows)
                 elif "cheaper" in test:
                     outcome = _cheaper(paper, *test["cheaper"], place, rows)
                 elif "printed" in test:
@@ -217,14 +220,37 @@ def _better(paper, test, place, rows):
     name = f"{a} less {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
     points, profile = differences(rows, paper, a, b, place, metric)
     ours, profile, word = _points(points, profile, least)
+    if least_above := test.get("above"):
+        name += f", above in at least {least_above} classes"
+        if word:  # classes that did not run may yet be above
+            n_above, n_open = (points.mean(axis=1) > 0).sum(), len(compare.class_names(*place)) - len(points)
+            word = "undecided" if n_above + n_open >= least_above else "does not hold"
+            word = "holds" if n_above >= least_above else word
+    return name, *_judged(points, ours, profile, word, place, len(points.columns))
+
+
+def _steadier(paper, a, b, place, rows):
+    name = f"standard deviation over seeds of {b} less that of {a}, AUROC"
+    rows = rows[(rows["paper"] == paper) & (rows["dataset"] == place[0]) & (rows["protocol"] == place[1])]
+    spreads = rows.pivot_table("auroc", ["profile", "class"], "method", aggfunc="std").reindex(columns=[a, b]).dropna()
+    if spreads.empty:  # or one seed
+        return name, "", "not run"
+    profile = spreads.index[0][0]  # paper comes before quick
+    points = 100 * (spreads[b] - spreads[a]).loc[profile].to_frame()
+    n_seeds = int(rows[(rows["profile"] == profile) & (rows["method"] == a)].groupby("class").size().min())
+    return name, *_judged(points, *_points(points, profile), place, n_seeds)
+
+
+def _judged(points, ours, profile, word, place, n_seeds):
+    """(ours, verdict): the word alone where all classes and two seeds ran in profile paper, else what was run too."""
     if not word:
-        return name, ours, profile
-    expected, n_seeds = set(compare.class_names(*place)), len(points.columns)
+        return ours, profile
+    expected = set(compare.class_names(*place))
     n_others = len(set(points.index) - expected) if expected else 0
     if profile == "paper" and expected and expected <= set(points.index) and n_seeds > 1:
-        return name, ours, word
+        return ours, word
     classes = (len(points) - n_others, len(expected), n_others)
-    return name, ours, f"indicative: {word}; {compare.extent(classes, profile, n_seeds)}"
+    return ours, f"indicative: {word}; {compare.extent(classes, profile, n_seeds)}"
 
 
 def _cheaper(paper, a, b, place, rows):
@@ -245,7 +271,7 @@ def _printed(paper, metric, place, records):
     records = records[(records["dataset"] == place[0]) & (records["protocol"] == place[1])]
     record = records.sort_values("n_seeds", key=lambda n: n == 0, kind="stable").iloc[0]  # a backbone that ran
     backbone = f" ({record['weights']})" if record["weights"] else ""
-    name = f"printed {NAMES[metric]}{backbone} {record['published']:.3f}"
+    name = f"printed {NAMES[metric]}{backbone} {record['printed']}"
     return name, compare.as_ours(record) if record["n_seeds"] else "", record["verdict"]
 
 
@@ -258,6 +284,8 @@ def _in_print(paper, test, place, cells):
     backbone = f" ({own['weights']})" if own["weights"] else ""
     who = "beside it" if "beside" in test else "best of the others"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
-    word = "holds" if own["value"] > best["value"] else "does not hold"
+    least, lead = test.get("least", 0), own["value"] - best["value"]
+    word = "holds" if lead > 0 and lead >= least / 100 - 1e-9 else "does not hold"
     ours = f"printed: {own['value']:.4g}{backbone}, {who} {best['method']} {best['value']:.4g}"
-    return f"its table's {what}, {NAMES[metric]}", ours, f"{word} in its own table"
+    name = f"its table's {what}, {NAMES[metric]}" + f", at least {least} points ahead" * bool(least)
+    return name, ours, f"{word} in its own table"

@@ -83,7 +83,7 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
                 "label": f"{line['label']}, {line['profile']}",
                 "color": colors.setdefault(line["method"], len(colors)),
                 "classes": line["classes"],
-                "published": line["published"] if line["paper"] == owner and line["printed"] else None,
+                "published": line["published"] if line["paper"] == owner and line["has_mean"] else None,
                 "record": line,
             }
             for line in series.values()
@@ -126,7 +126,8 @@ def _printed(records, own, names):
     same = [line for line in same.to_dict("records") if [line[n] for n in SAME[1:]] == [own[n] for n in SAME[1:]]]
     same = [line for line in same if line["published_classes"]]
     same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
-    values = {**same[0]["published_classes"], "mean": same[0]["published"]} if same else {}
+    mean = {"mean": same[0]["published"]} if same and same[0]["has_mean"] else {}
+    values = {**same[0]["published_classes"], **mean} if same else {}
     return [f"{values[name]:.3f}" if name in values else "" for name in [*names, "mean"]] if same else []
 
 
