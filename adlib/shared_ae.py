@@ -212,7 +212,7 @@ class Detector(nn.Module):
     """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (8), and maps (N, 32, 32).
 
     batch_norm, one of BATCH_NORM, says whether `nets` is a `SharedAE` or a `PerUse`. The maps, |x - x2| as a mean over
-    channels, are ours: the score compares latents, and knows no place.
+    channels, are ours: the score compares latents, and knows no place. Raises ValueError for an unknown setting.
     """
 
     def __init__(
@@ -225,6 +225,9 @@ class Detector(nn.Module):
         batch_norm: str = "running",
     ):
         super().__init__()
+        if distance not in DISTANCES or batch_norm not in BATCH_NORM:
+            known = f"distances are {', '.join(DISTANCES)}, batch_norm is {' or '.join(BATCH_NORM)}"
+            raise ValueError(f"distance {distance!r}, batch_norm {batch_norm!r}: {known}")
         nets = build(channels, width, latent)
         if batch_norm == "per_use":
             nets = PerUse({use: copy.deepcopy(nets.of(use)) for use in USES})
