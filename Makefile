@@ -95,7 +95,7 @@ faults: $(READY)  ## kill kernels, workers and sweeps at random, fill the disk, 
 lint: $(READY)  ## ruff and its format, notebooks too; notebooks without output
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
-	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb
+	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb studies/*.ipynb
 
 lab: $(READY)  ## JupyterLab with this environment's kernel
 	$(PY) -m jupyter lab --notebook-dir=. notebooks/two_stage.ipynb

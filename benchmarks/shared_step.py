@@ -1,6 +1,6 @@
 """One training step of the shared autoencoders: what does the game cost, written as two losses and as here?
 
-    python benchmarks/shared_step.py [--width 32] [--batch 64] [--steps 20] [--device auto] [--compile]
+    python benchmarks/shared_step.py [--width 16] [--batch 64] [--steps 20] [--device auto] [--compile]
 
 The same step in epoch 3, routing "separate", in turn, in one run, medians over the steps; all do the same to the nets:
 two passes  for each loss a pass through all seven networks and a whole backward(), all gradients cleared between, then
@@ -19,7 +19,7 @@ import torch
 from adlib import images, machine, shared_ae
 
 
-HOW = {"distance": "l1", "alpha": 1.0, "beta": 1.0}
+HOW = {"distance": "mean_l1", "alpha": 1.0, "beta": 1.0}
 
 
 def two_passes(nets, optimizers, x):
@@ -41,7 +41,7 @@ def one_pass(nets, optimizers, x):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=32)
+    parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--device", default="auto")
@@ -59,7 +59,7 @@ def main():
         nets = shared_ae.build(1, options.width).to(device)
         if name in ("adlib", "compiled"):
             nets = nets.to(memory_format=torch.channels_last)
-        optimizers = shared_ae.optimizers(nets, "separate", lr=0.0002)
+        optimizers = shared_ae.optimizers(nets, "separate", lr=0.001)
         if name == "compiled":
             for part in ("e1", "e2", "d1", "d2"):
                 getattr(nets, part).compile()

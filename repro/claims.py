@@ -15,8 +15,9 @@ from repro.rows import is_untrained
 
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
-KINDS = dict.fromkeys(["printed", "cheaper", "cannot"], {"where"})
-KINDS |= {"better": {"where", "metric", "least", "answers"}, "in_print": {"where", "beside", "over"}}
+KINDS = dict.fromkeys(["steadier", "printed", "cheaper", "cannot"], {"where"})
+KINDS |= {"better": {"where", "metric", "least", "above", "answers"}}
+KINDS |= {"in_print": {"where", "beside", "over", "least"}}
 NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
 SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
 
@@ -51,6 +52,8 @@ def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder 
         for test, place in ((one, where.split()) for one in claim["tests"] for where in one.get("where", [""])):
             if "better" in test:
                 outcome = _better(paper, test, place, _at(rows, place))
+            elif "steadier" in test:
+                outcome = _steadier(paper, *test["steadier"], place, _at(rows, place))
             elif "cheaper" in test:
                 outcome = _cheaper(paper, *test["cheaper"], _at(rows, place))
             elif "printed" in test:
@@ -108,7 +111,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper beside each other wherever both ran: (a, b) is a minus b; b alone each other method less b."""
+    """Methods of a paper beside each other wherever both ran: (a, b) is a minus b; b alone: each other method minus b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
@@ -199,14 +202,39 @@ def _better(paper, test, place, rows):
     trained = rows[~rows["diagnostics"].map(is_untrained).astype(bool)]
     points, profile = differences(trained, paper, a, b, metric)
     ours, profile, word = _points(points, profile, least)
+    if least_above := test.get("above"):
+        name += f", above in at least {least_above} classes"
+        if word:  # classes that did not run may yet be above
+            n_above, n_open = (points.mean(axis=1) > 0).sum(), len(compare.class_names(*place)) - len(points)
+            word = "undecided" if n_above + n_open >= least_above else "does not hold"
+            word = "holds" if n_above >= least_above else word
+    if not word and not differences(rows, paper, a, b, metric)[0].empty:
+        profile = "not trained"
+    return name, *_judged(points, ours, profile, word, place, len(points.columns))
+
+
+def _steadier(paper, a, b, place, rows):
+    name = f"standard deviation over seeds of {b} minus that of {a}, AUROC"
+    rows = rows[rows["paper"] == paper]
+    spreads = rows.pivot_table("auroc", ["profile", "class"], "method", aggfunc="std").reindex(columns=[a, b]).dropna()
+    if spreads.empty:  # or one seed
+        return name, "", "not run"
+    profile = spreads.index[0][0]  # paper comes before quick
+    points = 100 * (spreads[b] - spreads[a]).loc[profile].to_frame()
+    n_seeds = int(rows[(rows["profile"] == profile) & (rows["method"] == a)].groupby("class").size().min())
+    return name, *_judged(points, *_points(points, profile), place, n_seeds)
+
+
+def _judged(points, ours, profile, word, place, n_seeds):
+    """(ours, verdict): the word alone where all classes and two seeds ran in profile paper, else what was run too."""
     if not word:
-        return name, ours, profile if differences(rows, paper, a, b, metric)[0].empty else "not trained"
-    expected, n_seeds = set(compare.class_names(*place)), len(points.columns)
+        return ours, profile
+    expected = set(compare.class_names(*place))
     n_others = len(set(points.index) - expected) if expected else 0
     if profile == "paper" and expected and expected <= set(points.index) and n_seeds > 1:
-        return name, ours, word
+        return ours, word
     extent = compare.extent((len(points) - n_others, len(expected), n_others), profile, n_seeds)
-    return name, ours, f"indicative: {word}; {extent}"
+    return ours, f"indicative: {word}; {extent}"
 
 
 def _cheaper(paper, a, b, rows):
@@ -225,7 +253,7 @@ def _printed(paper, metric, records):
     records = records[(records["paper"] == paper) & (records["method"] == paper) & (records["metric"] == metric)]
     record = records.sort_values("n_seeds", key=lambda n: n == 0, kind="stable").iloc[0]  # a backbone that ran
     backbone = f" ({record['weights']})" if record["weights"] else ""
-    name = f"printed {NAMES[metric]}{backbone} {record['published']:.3f}"
+    name = f"printed {NAMES[metric]}{backbone} {record['printed']}"
     return name, record["ours"], record["verdict"]
 
 
@@ -236,7 +264,9 @@ def _in_print(paper, test, cells):
     own, best = (cells[cells["method"].isin(of)].nlargest(1, "value").iloc[0] for of in ([paper], others))
     who = "beside it" if "beside" in test else "best of the others"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
-    word = "holds" if own["value"] > best["value"] else "does not hold"
+    least, lead = test.get("least", 0), own["value"] - best["value"]
+    word = "holds" if lead > 0 and lead >= least / 100 - 1e-9 else "does not hold"
     backbone = f" ({own['weights']})" if own["weights"] else ""
     ours = f"printed: {own['value']:.4g}{backbone}, {who} {best['method']} {best['value']:.4g}"
-    return f"its table's {what}, {NAMES[metric]}", ours, f"{word} in its own table"
+    name = f"its table's {what}, {NAMES[metric]}" + f", at least {least} points ahead" * bool(least)
+    return name, ours, f"{word} in its own table"

@@ -185,7 +185,8 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
     rows = rows.assign(is_last=rows["paper"] == "baselines")
     rows["of"] = rows.groupby([*key, "image_size"], sort=False).ngroup()
     rows = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable")
-    alone = rows.drop_duplicates("of").set_index("of")[PLACE].assign(published=np.nan, unit=np.nan, note="")
+    alone = rows.drop_duplicates("of").set_index("of")[PLACE]
+    alone = alone.assign(published=np.nan, unit=np.nan, note="", has_mean=False)
     alone["expected"] = [class_names(*place) for place in zip(alone["dataset"], alone["protocol"], strict=True)]
     return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
 
@@ -289,13 +290,16 @@ def _verdict(line):
     if line["n_untrained"]:
         return "not trained"
     classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
+    if means and not line["has_mean"]:  # that of its legible columns is not the paper's
+        return f"not judged: no printed mean; {extent(classes, line['profile'], len(means), line['copy'])}"
     return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
 
 
 def _as_printed(line):
     """The printed value, to as many places as it was printed with; '' where there is none."""
     places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
-    return f"{line['published']:.{places}f}" if places else ""
+    over = "" if line["has_mean"] else f" over {len(line['published_classes'])} legible columns"
+    return f"{line['published']:.{places}f}{over}" if places else ""
 
 
 def as_text(mean: float, spread: float) -> str:

@@ -72,7 +72,7 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
         for line in lines.values():
             one = {"label": f"{line['label']}, {line['profile']}", "classes": line["classes"], "record": line}
             one["color"] = colors.setdefault(line["method"], len(colors))
-            one["published"] = line["published"] if line["paper"] == owner and line["printed"] else None
+            one["published"] = line["published"] if line["paper"] == owner and line["has_mean"] else None
             series.append(one)
         names = {name for line in lines.values() for name in line["classes"]}
         known = [name for name in compare.class_names(place[0]) if name in names]
@@ -115,7 +115,8 @@ def _printed(records, own):
     same = [line for line in records.to_dict("records") if [line[name] for name in ("paper", *SAME)] == place]
     same = [line for line in same if line["published_classes"]]
     same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
-    return {**same[0]["published_classes"], "mean": same[0]["published"]} if same else {}
+    mean = {"mean": same[0]["published"]} if same and same[0]["has_mean"] else {}
+    return {**same[0]["published_classes"], **mean} if same else {}
 
 
 def _command(record):

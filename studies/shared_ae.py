@@ -22,6 +22,8 @@ eq. (8). Its value: the mean over the classes of its AUROC for each seed; then t
 error over the seeds. The candidate with the highest value is chosen. Nothing is smoothed over epochs. A candidate
 without the game may win; then the best one with it is reported beside it (`choose`).
 
+The page of the study is studies/shared_ae.ipynb.
+
 One row per run, read-off epoch and batch norm goes to results/studies/shared_ae_grid.csv, when the run is complete.
 `seconds` is the CPU time of the whole run, read-offs included. The errors are mean absolute differences in [-1, 1].
 """
@@ -182,6 +184,13 @@ def save(rows: list[dict], path: Path = RESULTS) -> None:
         if key(rows[0]) not in {key(row) for row in old}:
             lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in [*old, *rows])]
             write_whole(path, ("\n".join(lines) + "\n").encode())
+
+
+def complete(rows: list[dict], todo: list[dict] | None = None) -> list[dict]:
+    """The rows of each class and seed that has all its runs (todo: those of the study): what `choose` can take."""
+    left = {key(one) for one in (runs() if todo is None else todo)} - {key(row) for row in rows}
+    lacking = {(dataset, normal, seed) for dataset, normal, seed, *_ in left}
+    return [row for row in rows if key(row)[:3] not in lacking]
 
 
 def table(rows: list[dict]) -> pd.DataFrame:

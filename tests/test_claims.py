@@ -95,6 +95,26 @@ def test_the_interval_is_that_of_a_bootstrap_over_classes_and_seeds_within_them(
     assert of_one_seed[0] < points[:, 0].mean() < of_one_seed[1]
 
 
+def test_leads_are_counted_by_class_and_classes_that_did_not_run_may_yet_be_above(check):
+    for seed in (0, 1):
+        leave(check.folder, "toy", by_class(9, 7, 8, 6, 5, -4, -6), seed=seed)
+        leave(check.folder, "rival", by_class(*[0] * 7), seed=seed)
+    verdicts = [check(better=["toy", "rival"], above=n)["verdict"].split("; ")[0] for n in (5, 8, 9)]
+    assert verdicts == ["indicative: holds", "indicative: undecided", "indicative: does not hold"]
+    assert check(better=["toy", "rival"], above=8)["test"] == "toy minus rival, AUROC, above in at least 8 classes"
+
+
+def test_stability_is_the_spread_over_seeds_class_by_class(check):
+    for seed, (ours, theirs) in enumerate([(0.90, 0.80), (0.91, 0.90), (0.92, 0.70)]):  # spreads of 1 and 10 points
+        leave(check.folder, "toy", ours, seed=seed)
+        if seed == 0:
+            assert check(steadier=["toy", "rival"])["verdict"] == "not run"
+        leave(check.folder, "rival", theirs, seed=seed)
+    record = check(steadier=["toy", "rival"])
+    assert record["ours"].startswith("+9.0 [+9.0, +9.0] points") and record["verdict"] == "holds"
+    assert check(steadier=["rival", "toy"])["verdict"] == "does not hold"
+
+
 def test_less_than_all_classes_and_seeds_of_profile_paper_is_indicative(check):
     leave(check.folder, "toy", {"1": 0.9, "2": 0.96}, profile="quick")
     leave(check.folder, "rival", {"1": 0.8, "2": 0.95}, profile="quick")
@@ -153,6 +173,8 @@ def test_a_papers_own_table_is_asked_without_any_rows(check):
     assert record["ours"] == "printed: 0.9, best of the others other 0.95"
     assert record["verdict"] == "does not hold in its own table"
     assert check(in_print="auroc", beside=["third"])["verdict"] == "holds in its own table"
+    assert check(in_print="auroc", beside=["third"], least=10)["verdict"] == "holds in its own table"
+    assert check(in_print="auroc", beside=["third"], least=10.1)["verdict"] == "does not hold in its own table"
 
 
 def test_the_printed_mean_gets_the_summarys_verdict(check):
@@ -184,7 +206,7 @@ def test_the_claims_name_papers_datasets_and_methods_that_exist():
                 assert where.split()[1] in register.PROTOCOLS and (
                     compare.class_names(*where.split()) or "fastener" in where or "superclass" in where
                 )
-            for method in [*test.get("better", []), *test.get("cheaper", [])]:
+            for method in [*test.get("better", []), *test.get("cheaper", []), *test.get("steadier", [])]:
                 notebook = (register.CHECKOUT / "notebooks" / f"{claim['paper']}.ipynb").read_text()
                 assert method in methods or method in notebook or claim["paper"] == "patch_ae", method
     assert {claim["paper"] for claim in claims.load()} == set(book) - {"baselines"}

@@ -257,7 +257,7 @@ def test_rows_of_stand_ins_never_count(tmp_path, values):
     assert [list(one["classes"]) for one in beside] == [["8"]]  # they are listed, with their label, among other rows
 
 
-def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
+def test_where_no_mean_is_printed_that_of_the_printed_classes_stands_beside_ours_without_a_verdict(tmp_path):
     folder = write_published(
         tmp_path / "published",
         [f"mnist,official,{digit},toy,,auroc,{value}," for digit, value in (("0", 0.986), ("1", 0.996))],
@@ -265,7 +265,9 @@ def test_where_no_mean_is_printed_the_printed_classes_are_compared(tmp_path):
     rows.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.99))
     (record,) = records_of(["toy"], tmp_path, folder)
     assert record["published"] == pytest.approx(0.991)
-    assert (record["n_classes"], record["n_expected"], record["verdict"]) == (2, 2, "reproduced")
+    assert (record["n_classes"], record["n_expected"]) == (2, 2)
+    assert record["printed"] == "0.991 over 2 legible columns"
+    assert record["verdict"] == "not judged: no printed mean; 2 of 2 classes, paper, 1 seed"
 
 
 def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
@@ -369,8 +371,8 @@ def test_the_source_that_data_gives_a_copy_is_known_for_one_that_lacks_classes(t
     folder = write_published(tmp_path / "published", ["cifar100,superclass,apple,toy,,auroc,0.872,"])
     mine = {"paper": "toy", "method": "toy", "dataset": "cifar100", "protocol": "superclass", "class": "apple"}
     for data_, expected in (
-        (source, "indicative: 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
-        (source.split()[0], "reproduced"),
+        (source, "not judged: no printed mean; 1 of 1 classes, a copy of 10 of 100 classes, paper, 1 seed"),
+        (source.split()[0], "not judged: no printed mean; 1 of 1 classes, paper, 1 seed"),
     ):
         rows.merge(tmp_path / "toy.csv", [made(**mine, auroc=0.872, data=data_)])
         (record,) = records_of(["toy"], tmp_path, folder)
@@ -392,7 +394,7 @@ def test_what_a_mean_over_superclasses_is_over_is_not_known(tmp_path):
     rows.merge(tmp_path / "toy.csv", mine)
     cells = [f"cifar100,superclass,{name},toy,,auroc,0.900," for name in ("cup", "apple")]
     (record,) = records_of(["toy"], tmp_path, write_published(tmp_path / "a", cells))
-    assert (record["n_expected"], record["verdict"]) == (2, "reproduced")
+    assert record["verdict"] == "not judged: no printed mean; 2 of 2 classes, paper, 1 seed"
     cells.append("cifar100,superclass,mean,toy,,auroc,0.900,")
     (record,) = records_of(["toy"], tmp_path, write_published(tmp_path / "b", cells))
     assert record["verdict"] == "indicative: 2 of ? classes, paper, 1 seed"

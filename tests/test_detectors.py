@@ -19,7 +19,7 @@ CHANNELS = {"two_stage": 1, "shared_ae": 3, "feature_ae": 3, "cbigan": 1, "patch
 SIZES = {"feature_ae": 64, "cbigan": 64, "patch_ae": 64}
 HOW = {
     "two_stage": {"channels": 1, "stem": "imagenet", "lam": 0.5},
-    "shared_ae": {"channels": 3, "width": 4, "latent": 8, "distance": "l2", "omega": 0.25},
+    "shared_ae": {"channels": 3, "width": 4, "latent": 8, "distance": "mean_l2", "omega": 0.25},
     "feature_ae": {"backbone": "resnet18", "width": 0.25, "sigma": 2.0},
     "cbigan": {"channels": 1, "patch": 32, **cbigan.PRESETS["text"], "width": 2},
     "patch_ae": {"backbone": "resnet18", "channels": 16, "n_vectors": 50},

@@ -72,11 +72,11 @@ def test_make_help_names_every_target():
     assert [target for target in phony if not re.search(rf"^{target}\s", listed, re.M)] == []
 
 
-def test_the_readme_names_only_make_targets_and_files_that_exist():
-    readme = (ROOT / "README.md").read_text()
+def test_the_readme_and_the_docs_name_only_make_targets_and_files_that_exist():
+    text = "\n".join(path.read_text() for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))])
     phony = re.search(r"\.PHONY: (.+)", (ROOT / "Makefile").read_text()).group(1).split()
-    blocks = re.findall(r"(?ms)^```.*?^```", readme)
-    code = "\n".join([*blocks, *re.findall(r"`[^`]+`", re.sub(r"(?ms)^```.*?^```", "", readme))])
+    blocks = re.findall(r"(?ms)^```.*?^```", text)
+    code = "\n".join([*blocks, *re.findall(r"`[^`]+`", re.sub(r"(?ms)^```.*?^```", "", text))])
     targets = set(re.findall(r"\bmake ([a-z]+)", code))
     assert targets <= set(phony) and len(targets) > 8
 
@@ -276,9 +276,9 @@ def test_public_functions_have_types():
 
 def test_no_module_is_long_and_both_rooms_are_small():
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in ROOMS}
-    longer = {"adlib/cbigan.py": 430, "adlib/shared_ae.py": 390}
+    longer = {"adlib/cbigan.py": 430}
     assert {path: n for path, n in lines.items() if n > longer.get(path, 350)} == {}
-    assert sum(lines.values()) <= 7100
+    assert sum(lines.values()) <= 7850
 
 
 def sources():

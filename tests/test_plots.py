@@ -51,6 +51,16 @@ def test_bars_are_drawn_from_chance_with_the_printed_mean_dashed():
     plots.plt.close(figure)
 
 
+def test_too_many_bars_are_dots():
+    names = [f"obj{number}" for number in range(31)]
+    one = {"color": 0, "classes": dict.fromkeys(names[1:], 0.9), "published": 0.95}
+    figure = plots.class_bars("title", "auroc", names, [{**one, "label": str(number)} for number in range(4)])
+    (axis,) = figure.axes
+    assert not axis.patches and [label.get_text() for label in axis.get_yticklabels()] == names
+    assert axis.lines[0].get_ydata().tolist() == list(range(31)) and axis.lines[0].get_xdata()[1] == 0.9
+    plots.plt.close(figure)
+
+
 def test_a_heat_map_shows_numbers_with_their_marks_and_leaves_empty_fields_empty():
     table = pd.DataFrame({"mnist": [0.9, 0.4], "coil100": [np.nan, 1.0]}, index=["a", "b"])
     figure = plots.heat_map(table, pd.DataFrame({"mnist": ["p", ""], "coil100": ["", ""]}, index=["a", "b"]))

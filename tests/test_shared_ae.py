@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from adlib import shared_ae
+from adlib import detectors, shared_ae
 
 
 PARTS = ("e1", "d1", "e2", "d2")
@@ -37,7 +37,7 @@ def by_part(nets, gradients, parameters):
 def gradient_of(nets, x, loss):
     """part -> gradient of `loss(terms)`, by a pass and a backward of their own on a copy; zero where none arrives."""
     own = copy.deepcopy(nets)
-    loss(shared_ae.terms(x, shared_ae.forward(own, x), "l1")).backward()
+    loss(shared_ae.terms(x, shared_ae.forward(own, x), "mean_l1")).backward()
     return {
         part: torch.cat(
             [(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in getattr(own, part).parameters()]
@@ -60,7 +60,7 @@ def game(t):
 
 def players(nets, x, n, routing):
     """What `gradients` hands to each optimiser, by part."""
-    found, _ = shared_ae.gradients(nets, x, n, routing, "l1", alpha=2.0, beta=3.0)
+    found, _ = shared_ae.gradients(nets, x, n, routing, "mean_l1", alpha=2.0, beta=3.0)
     moved = [o.param_groups[0]["params"] for o in shared_ae.optimizers(nets, routing, 0.1)]
     return [by_part(nets, some, parameters) for some, parameters in zip(found, moved, strict=True)]
 
@@ -126,9 +126,9 @@ def test_what_goes_through_which_network():
         "z2_adv": 2 * 7 * 3 * 5 * 3,
     }
     # x = 1, z = 2, z2 = 42, z2' = 630
-    score = shared_ae.score(nets, torch.ones(1, 1), "l1", omega=0.25)
+    score = shared_ae.score(nets, torch.ones(1, 1), "mean_l1", omega=0.25)
     assert score.tolist() == [0.25 * (42 - 2) + 0.75 * (630 - 2)]
-    found = shared_ae.terms(torch.ones(1, 1), {name: v[None] for name, v in made.items()}, "l1")
+    found = shared_ae.terms(torch.ones(1, 1), {name: v[None] for name, v in made.items()}, "mean_l1")
     assert {name: v.item() for name, v in found.items()} == {
         "image_1": 9,
         "latent_1": 28,
@@ -137,15 +137,6 @@ def test_what_goes_through_which_network():
         "image_adv": 209,
         "latent_adv": 628,
     }
-
-
-def test_the_three_distances_by_hand():
-    a, b = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])
-    assert shared_ae.distance(a, b, "l1").tolist() == [7, 0]
-    assert shared_ae.distance(a, b, "l2").tolist() == [5, 0]
-    assert shared_ae.distance(a, b, "mse").tolist() == [12.5, 0]
-    with pytest.raises(ValueError, match="unknown distance 'l3': choose l1, l2, mse"):
-        shared_ae.distance(a, b, "l3")
 
 
 def test_losses_by_hand():
@@ -162,7 +153,6 @@ def test_losses_by_hand():
     loss_1, loss_2 = shared_ae.losses(terms, n=4, alpha=1, beta=10)
     assert (loss_1.item(), loss_2.item()) == (22 / 4 - 38 * 3 / 4, 24 / 4 + 38 * 3 / 4)
     assert [value.item() for value in shared_ae.losses(terms, n=1, alpha=1, beta=10)] == [22, 24]
-    assert [value.item() for value in shared_ae.losses(terms, n=4, alpha=1, beta=10, floor=0.5)] == [-8, 31]
     assert shared_ae.equation_8(terms, 0.25).tolist() == [0.25 * 1 + 0.75 * 2, 0.25 * 3 + 0.75 * 4]
 
 
@@ -174,25 +164,6 @@ def test_separate_gives_each_ede_the_gradient_of_its_own_loss(nets, x):
     one, two = players(nets, x, n, "separate")
     assert_same(one, {part: six[part] for part in ("e1", "d1", "e2")})
     assert_same(two, {part: seven[part] for part in ("e1", "d2", "e2")})
-
-
-def test_detached_lets_the_game_of_6_reach_d1_and_e2_alone(nets, x):
-    n = 4
-    separate, reconstruction = players(nets, x, n, "separate"), gradient_of(nets, x, first)
-    one, two = players(nets, x, n, "detached")
-    assert_same(two, separate[1])
-    torch.testing.assert_close(one["e1"], reconstruction["e1"] / n)
-    torch.testing.assert_close(one["d1"], separate[0]["d1"])  # z2 does not depend on D1, so nothing changes
-
-    own = copy.deepcopy(nets)  # z and z2 from the same networks, as constants
-    made = shared_ae.forward(own, x)
-    x2_adv = own.d1(made["z2"].detach())
-    z = made["z"].detach()
-    adversarial = 2 * (x - x2_adv).abs().flatten(1).sum(1) + 3 * (z - own.e2(x2_adv)).abs().sum(1)
-    (-(1 - 1 / n) * adversarial.mean()).backward()
-    expected = torch.cat([p.grad.flatten() for p in own.e2.parameters()]) + reconstruction["e2"] / n
-    torch.testing.assert_close(one["e2"], expected)
-    assert all(p.grad is None for part in (own.e1, own.d2) for p in part.parameters())
 
 
 def test_the_sum_of_both_losses_is_no_game_at_all(nets, x):
@@ -213,7 +184,7 @@ def test_both_optimisers_step_on_gradients_of_the_same_pass(nets, x):
         taken = []
         for index, optimizer in enumerate(plain):
             reference.zero_grad()
-            terms = shared_ae.terms(x, shared_ae.forward(reference, x, adversarial=n > 1), "l1")
+            terms = shared_ae.terms(x, shared_ae.forward(reference, x, adversarial=n > 1), "mean_l1")
             shared_ae.losses(terms, n, alpha=2.0, beta=3.0)[index].backward()
             taken.append([p.grad.clone() for p in optimizer.param_groups[0]["params"]])
         for optimizer, some in zip(plain, taken, strict=True):
@@ -255,16 +226,11 @@ def test_gradients_left_over_from_elsewhere_change_nothing(nets, x, routing):
         assert torch.equal(p, q)
 
 
-def test_the_first_epoch_and_a_floor_of_one_play_no_game(nets, x):
-    for n, floor in ((1, 0.0), (7, 1.0)):
-        found, terms = shared_ae.gradients(nets, x, n, "separate", "l1", 2.0, 3.0, floor)
-        assert set(terms) == {"image_1", "latent_1", "image_2", "latent_2"}
-        one, two = (
-            by_part(nets, some, p)
-            for some, p in zip(found, (shared_ae.ede_1(nets), shared_ae.ede_2(nets)), strict=True)
-        )
-        assert_same(one, {part: v for part, v in gradient_of(nets, x, first).items() if part in ("e1", "d1", "e2")})
-        assert_same(two, {part: v for part, v in gradient_of(nets, x, second).items() if part in ("e1", "d2", "e2")})
+def test_the_first_epoch_plays_no_game(nets, x):
+    assert set(shared_ae.gradients(nets, x, 1)[1]) == {"image_1", "latent_1", "image_2", "latent_2"}
+    one, two = players(nets, x, 1, "separate")
+    assert_same(one, {part: v for part, v in gradient_of(nets, x, first).items() if part in ("e1", "d1", "e2")})
+    assert_same(two, {part: v for part, v in gradient_of(nets, x, second).items() if part in ("e1", "d2", "e2")})
 
 
 def test_the_ablations_are_the_same_networks_with_parts_left_out(x):
@@ -278,14 +244,18 @@ def test_the_ablations_are_the_same_networks_with_parts_left_out(x):
         assert all(not torch.equal(p, q) for p, q in zip(nets.parameters(), before, strict=True))
     (found,), _ = shared_ae.gradients(single, x, 5, alpha=2.0, beta=3.0)
     own = copy.deepcopy(single)
-    first(shared_ae.terms(x, shared_ae.forward(own, x), "l1")).backward()
-    for gradient, p in zip(found, shared_ae.ede_1(own), strict=True):
+    first(shared_ae.terms(x, shared_ae.forward(own, x), "mean_l1")).backward()
+    for gradient, p in zip(found, shared_ae.players(own, "separate")[0], strict=True):
         torch.testing.assert_close(gradient, p.grad)
+    images = (x.float() * 127.5 + 127.5).to(torch.uint8)
+    for nets, name in ((plain, "image_1"), (single, "latent_1")):  # of (8) there is nothing: the score is what there is
+        found = shared_ae.evaluate(nets.float(), images, "mean_l1")
+        assert torch.equal(shared_ae.anomaly_score(found, 0.3), found[name])
 
 
 def test_an_unknown_routing_is_named(nets, x):
     for call in (lambda: shared_ae.optimizers(nets, "both", 0.1), lambda: shared_ae.gradients(nets, x, 1, "both")):
-        with pytest.raises(ValueError, match="unknown routing 'both': choose separate, detached, sum"):
+        with pytest.raises(ValueError, match="unknown routing 'both': choose separate, sum"):
             call()
 
 
@@ -295,29 +265,16 @@ def test_scores_depend_on_their_own_image_alone_and_leave_the_networks_as_they_a
     images = torch.randint(256, (7, 1, 32, 32), generator=torch.Generator().manual_seed(2), dtype=torch.uint8)
     shared_ae.step(nets, shared_ae.optimizers(nets, "separate", 0.01), images / 127.5 - 1, 1)  # statistics of its own
     before = copy.deepcopy(nets.state_dict())
-    whole = shared_ae.evaluate(nets, images, "l1", batch=3)
+    whole = shared_ae.evaluate(nets, images, "mean_l1", batch=3)
     order = torch.tensor([6, 0, 3, 3, 1])
-    part = shared_ae.evaluate(nets, images[order], "l1", batch=2)
+    part = shared_ae.evaluate(nets, images[order], "mean_l1", batch=2)
     assert whole["z"].shape == (7, 3) and not nets.training
     for name, values in part.items():
         torch.testing.assert_close(values, whole[name][order])
-    wanted = shared_ae.evaluate(nets, images, "l1", first=False)
-    assert set(whole) - set(wanted) == {"image_1", "latent_1"}
-    for name, values in wanted.items():
-        torch.testing.assert_close(values, whole[name])
     with torch.no_grad():
-        alone = shared_ae.score(nets, images / 127.5 - 1, "l1", omega=0.3)
+        alone = shared_ae.score(nets, images / 127.5 - 1, "mean_l1", omega=0.3)
     torch.testing.assert_close(alone, shared_ae.equation_8(whole, 0.3))
     assert all(torch.equal(value, before[name]) for name, value in nets.state_dict().items())
-
-
-def test_every_candidate_score_is_one_of_the_terms_or_a_sum_of_two(nets, x):
-    terms = shared_ae.terms(x, shared_ae.forward(nets, x), "l2")
-    found = shared_ae.candidates(terms, alpha=2.0, beta=3.0)
-    assert set(found) == {"score_8", "loss_2", *terms}
-    torch.testing.assert_close(found["score_8"], (terms["latent_2"] + terms["latent_adv"]) / 2)
-    torch.testing.assert_close(found["loss_2"], 2 * terms["image_2"] + 3 * terms["latent_2"])
-    assert set(shared_ae.candidates({"image_1": terms["image_1"]})) == {"image_1"}
 
 
 def test_spread_is_zero_where_all_latents_are_one():
@@ -335,17 +292,6 @@ def test_training_brings_the_images_back():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_the_rule_of_the_study():
-    peak = [[0.5, 0.5, 0.5, 1.0, 0.5, 0.5], [0.5, 0.5, 0.5, 1.0, 0.5, 0.5]]  # one lucky epoch
-    steady = [[0.9, 0.5, 0.6, 0.7, 0.8, 0.9], [0.9, 0.5, 0.6, 0.7, 0.8, 0.7]]
-    # means of steady over the classes: .9 .5 .6 .7 .8 .8; smoothed from epoch 3 on: .6, .7, .7667
-    name, epoch, value = shared_ae.choose({"peak": peak, "steady": steady})
-    assert (name, epoch) == ("steady", 5) and value == pytest.approx((0.7 + 0.8 + 0.8) / 3)
-    assert shared_ae.choose({"peak": peak}) == ("peak", 3, pytest.approx(2 / 3))  # the earliest of equals
-    with pytest.raises(ValueError, match="setting short has 3 epochs"):
-        shared_ae.choose({"short": [[0.5, 0.5, 0.5]]})
-
-
 def test_mean_distances_by_hand():
     a, b = torch.tensor([[[3.0, 0.0]], [[1.0, 1.0]]]), torch.tensor([[[0.0, 4.0]], [[1.0, 1.0]]])
     assert shared_ae.distance(a, b, "mean_l1").tolist() == [3.5, 0]
@@ -353,6 +299,8 @@ def test_mean_distances_by_hand():
     a.requires_grad_()
     shared_ae.distance(a, b, "mean_l2").sum().backward()
     assert a.grad.isfinite().all()  # also where the two are one
+    with pytest.raises(ValueError, match="unknown distance 'l1': choose mean_l1, mean_l2"):
+        shared_ae.distance(a, b, "l1")
 
 
 def test_an_epoch_is_a_number_of_steps():
@@ -413,3 +361,15 @@ def test_statistics_per_use_differ_by_use_repeat_themselves_and_leave_the_networ
     with torch.no_grad():
         alone = shared_ae.score(found, shared_ae.to_float(test), "mean_l1", omega=0.3)
     torch.testing.assert_close(alone, shared_ae.equation_8(whole, 0.3))
+    detector = detectors.assemble(
+        "shared_ae",
+        {"width": 2, "latent": 3, "omega": 0.3, "batch_norm": "per_use"},
+        {"nets": found},
+        image_size=32,
+        channels=1,
+    )
+    scores, maps = detectors.apply(detector, test)
+    torch.testing.assert_close(scores, alone)
+    assert maps.shape == (7, 32, 32)
+    with pytest.raises(ValueError, match="distance 'l2', batch_norm 'running': distances are mean_l1, mean_l2"):
+        shared_ae.Detector(distance="l2")

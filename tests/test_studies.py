@@ -1,6 +1,5 @@
 """The studies behind settings that a paper does not give: their rule by hand, a tiny run, and the register."""
 
-import csv
 import importlib.util
 import json
 import math
@@ -12,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 
-from adlib import images, shared_ae, two_stage
+from adlib import images, two_stage
 from repro import data, register
 
 
@@ -43,35 +42,58 @@ def stages(monkeypatch):
     return module
 
 
-def test_the_register_holds_what_its_study_chose():
-    """results/studies/shared_ae.csv, a study of one seed and three classes, and `shared_ae.choose`."""
-    with open(ROOT / "results" / "studies" / "shared_ae.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    names, omegas = ("distance", "alpha", "lr", "routing"), {"latent_2": 1.0, "score_8": 0.5, "latent_adv": 0.0}
-    curves = {}
-    for row in rows:
-        if row["routing"] != "sum" and (row["latent"], row["floor"]) == ("64", "0.0"):
-            for score in omegas:
-                of_classes = curves.setdefault((*(row[name] for name in names), score), {})
-                of_classes.setdefault((row["dataset"], row["class"]), []).append(float(row[f"auroc_{score}"]))
-    assert len(curves) == 36 * 3 and all(len(v) == 10 for some in curves.values() for v in some.values())
-    (distance, alpha, lr, routing, score), epochs, _ = shared_ae.choose({k: [*v.values()] for k, v in curves.items()})
-    wanted = {
-        "distance": distance,
-        "alpha": float(alpha),
-        "lr": float(lr),
-        "routing": routing,
-        "latent": 64,
-        "floor": 0.0,
-        "beta": 1.0,
-        "width": 16,
-        "batch": 64,
-        "epochs": epochs,
-        "omega": omegas[score],
+def test_the_register_holds_what_its_study_chose(study):
+    """While it is not finished: settings of its grid, the same in both profiles."""
+    quick, paper = (dict(register.load()["shared_ae"]["profiles"][profile]) for profile in ("quick", "paper"))
+    assert quick.pop("n_train") == study.FIXED["n_train"] and quick == paper
+    assert all(paper[name] == study.FIXED[name] for name in ("beta", "lr", "latent", "width", "batch", "epoch_steps"))
+    literal = {
+        "distance": "mean_l1",
+        "stop_gradient": False,
+        "routing": "separate",
+        "omega": 0.5,
+        "batch_norm": "running",
     }
-    for profile in ("quick", "paper"):
-        held = register.load()["shared_ae"]["profiles"][profile]
-        assert {name: held[name] for name in wanted} == wanted
+    held = {
+        "with the game": paper,
+        "literal": {**paper, **literal, **paper["literal"]},
+        "chosen": {**paper, "routing": "sum", **paper["without_game"]},
+    }
+    words = {True: "yes", False: "no"}
+    held = {kind: {**one, "stop_gradient": words[one["stop_gradient"]]} for kind, one in held.items()}
+    for one in held.values():
+        assert all(one[name] in [*map(type(one[name]), values)] for name, values in study.GRID.items())
+        assert (
+            one["batch_norm"] in study.BATCH_NORM and one["omega"] in study.OMEGAS and one["epochs"] in study.READ_OFF
+        )
+    if {study.key(one) for one in study.runs()} <= {study.key(row) for row in study.read()}:
+        choice = study.choose(study.read())
+        for kind in ("with the game", "literal", *(["chosen"] if not choice.loc["chosen", "game"] else [])):
+            wanted = {**choice.loc[kind, [*study.SETTING, "omega"]], "epochs": choice.loc[kind, "epoch"]}
+            wanted["alpha"] = float(wanted["alpha"])
+            assert {name: held[kind][name] for name in wanted} == wanted
+
+
+def test_the_page_of_the_study_is_stored_without_output_and_takes_the_rows_that_there_are(study):
+    """`make test` executes it by nbval, too."""
+    page = json.loads((ROOT / "studies" / "shared_ae.ipynb").read_text())["cells"]
+    code = [cell for cell in page if cell["cell_type"] == "code"]
+    assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
+    assert max(len(cell["source"]) for cell in code) <= 40 and page[0]["cell_type"] == "markdown"
+    for document in (study.__doc__, "".join(page[0]["source"])):  # the rule, in both places
+        assert "mean over the seeds less one standard error" in " ".join(document.replace("\n", " ").split())
+
+
+def test_what_is_complete_has_all_runs_of_its_class_and_seed(study):
+    todo = study.runs([("mnist", "8"), ("mnist", "2")], [0, 1], {"distance": ["mean_l1"], "alpha": [1.0]})
+    rows = [
+        {**dict.fromkeys(study.COLUMNS, ""), **{name: str(one.get(name, "")) for name in study.RUN}} for one in todo
+    ]
+    todo = [{**dict.fromkeys(study.RUN, ""), **one} for one in todo]
+    assert study.complete(rows, todo) == rows
+    found = study.complete(rows[:-1], todo)
+    assert {(row["class"], row["seed"]) for row in found} == {("8", "0"), ("2", "0"), ("8", "1")}
+    assert study.complete([], todo) == []
 
 
 def by_hand(study, routing, epoch, values, stop_gradient="no", batch_norm="running"):
