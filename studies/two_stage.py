@@ -474,7 +474,7 @@ def effects(rows: pd.DataFrame, options: dict[str, tuple[dict, dict]]) -> pd.Dat
 
 
 def turns_by_place(x: torch.Tensor) -> float:
-    """The share of turns that can be told by the place alone, of images (N, C, H, W) in [-1, 1] on a dark ground.
+    """The share of turns that are known from the place alone, of images (N, C, H, W) in [-1, 1] on a dark ground.
 
     A quarter turn moves the centre of mass to the next quadrant. Who guesses the turn from its quadrant alone, the
     signs of its two offsets from the middle, is right for the images whose upright centre is in the usual quadrant.
