@@ -60,7 +60,7 @@ def train(
     vectors = []
     with machine.progress(len(training), "features") as bar:
         for part in images[: len(training)].split(16):
-            features = patch_ae.patchcore_features(encoder, to_float(part.to(device)))
+            features = patch_ae.features(encoder(to_float(part.to(device))), mean=True)
             vectors.append(patch_ae.vectors(features))
             bar.update(len(part))
     vectors = torch.cat(vectors)

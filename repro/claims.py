@@ -111,7 +111,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper beside each other wherever both ran: (a, b) is a minus b; b alone: each other method minus b."""
+    """Methods of a paper wherever both ran: (a, b) is a minus b; b alone: each other method minus b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
