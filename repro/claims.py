@@ -88,10 +88,9 @@ def answer(checked: pd.DataFrame, paper: str) -> str:
     word = f"So far {word}" if judged["verdict"].str.startswith("indicative").any() else word.capitalize()
     first = judged.drop_duplicates("kind")
     places = first["where"].str.removesuffix(", official").str.replace(", ", " ")
-    figures = (
-        first["test"].str.removesuffix(", AUROC") + " " + first["ours"].str.partition(" points")[0] + " on " + places
-    )
-    return f"**{word}**: {'; '.join(figures)}"
+    figures = first["ours"].str.partition(" points")[0] + " on " + places
+    figures = figures.groupby(first["test"].str.removesuffix(", AUROC"), sort=False).agg(", ".join)
+    return f"**{word}**: {'; '.join(figures.index + ' ' + figures)}"
 
 
 def shown(checked: pd.DataFrame) -> pd.DataFrame:

@@ -255,7 +255,7 @@ def test_an_answer_is_yes_no_mixed_or_cannot_say_with_a_figure_of_each_kind():
     ]
     assert answer(*no) == "**So far no**: a minus b -2.0 [-3.0, -1.0] on mnist"  # the first of a kind is enough
     both = answer(told("holds"), told("does not hold", "coil100, 80-20", "-3.0 [-4.0, -2.0] points"))
-    assert both == "**Mixed**: a minus b +1.0 [+0.6, +1.4] on mnist; a minus b -3.0 [-4.0, -2.0] on coil100 80-20"
+    assert both == "**Mixed**: a minus b +1.0 [+0.6, +1.4] on mnist, -3.0 [-4.0, -2.0] on coil100 80-20"
     assert answer(told("holds"), told("undecided")).startswith("**Mixed**")
     assert answer(told("undecided"), told("does not hold")).startswith("**No or cannot say**")  # nowhere holds
     assert answer(told("undecided")).startswith("**Cannot say**")

@@ -280,7 +280,7 @@ def test_the_headline_has_a_line_for_each_paper_with_what_was_asked_printed_meas
     table = tables.headline(register.load(), folder)
     questions = [line.partition("](notebooks/")[2].partition(".ipynb)")[0] for line in lines(table, "| [")]
     assert questions == ["two_stage", "feature_ae", "shared_ae", "cbigan", "patch_ae"]
-    [digits] = lines(table, "| [Does an encoder")
+    [digits] = lines(table, "| [Does a frozen encoder")
     link = "[0.971 ± 0.001, reproduced](results/classes.md#two_stage-mnist-official-auroc)"
     assert digits.endswith(f"| 0.973 | {link} | mnist: 10 of 10 classes, paper, 2 seeds |")
     [own] = [line for line in lines(table, "| [") if "(notebooks/patch_ae.ipynb)" in line]
