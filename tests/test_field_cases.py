@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
 import warnings
 from pathlib import Path
@@ -555,14 +556,14 @@ def test_settings_of_the_notebook_are_checked_before_training(folder, tmp_path):
 # ---- the stop button
 
 
-def test_the_stop_button_ends_the_worker_of_own_data_and_its_folders(folder, tmp_path):
+def test_the_stop_button_ends_the_worker_of_own_data_and_its_folders(folder, tmp_path, request):
     """An interrupt while a paper's notebook trains: its kernel is gone once the cell ends."""
     from jupyter_client.manager import start_new_kernel
 
     cells = json.loads((Path(__file__).parents[1] / "notebooks" / "own_data.ipynb").read_text())["cells"]
     code = {cell["id"]: "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"}
-    scratch = tmp_path / "scratch"
-    scratch.mkdir()
+    scratch = Path(tempfile.mkdtemp(prefix="adlib-t", dir="/tmp"))  # short: sockets are put there
+    request.addfinalizer(lambda: shutil.rmtree(scratch, ignore_errors=True))
     code["own-data-01"] += f"\nnormal, judged = {str(folder / 'train')!r}, {str(folder / 'test')!r}"
     code["own-data-01"] += "\nmethod, settings = 'two_stage', {'rotation_epochs': 100_000}"
     environment = os.environ | {"TMPDIR": str(scratch), "PYTHONPATH": str(Path(__file__).parents[1])}
@@ -577,7 +578,8 @@ def test_the_stop_button_ends_the_worker_of_own_data_and_its_folders(folder, tmp
         asked = client.execute(code["own-data-07"])
         told = "adlib-own-*/work/progress.json"
         while not any(b'"rotations"' in path.read_bytes() for path in scratch.glob(told)):
-            assert kernel.is_running() and not client.shell_channel.msg_ready()
+            assert kernel.is_running()
+            assert not client.shell_channel.msg_ready(), client.get_shell_msg(timeout=60)["content"]
             time.sleep(0.2)
         workers = [process for process in kernel.children(recursive=True) if "runpy" in " ".join(process.cmdline())]
         assert workers
