@@ -52,14 +52,17 @@ def test_papers_and_datasets_choose_and_a_wrong_one_is_named():
         rehearsal.jobs(BOOK, ["two_stage"], ["textures"])
 
 
-def test_each_paper_runs_on_each_dataset_and_protocol_of_its_own(tmp_path, monkeypatch):
+def test_each_paper_runs_by_each_protocol_of_its_own_and_each_dataset_is_read(tmp_path, monkeypatch):
     """A slice of `make rehearse`: the real notebooks, on stand-ins of every layout that the register names."""
     for name in ("ADLIB_DATA", "ADLIB_CACHE", "ADLIB_OFFLINE"):
         monkeypatch.setenv(name, "")  # so that what the rehearsal sets is undone
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    jobs = rehearsal.a_slice(rehearsal.jobs(BOOK)[0])
+    every = rehearsal.jobs(BOOK)[0]
+    jobs = rehearsal.a_slice(every)
     places = {(job["paper"], job["dataset"], job["protocol"]) for job in jobs}
     assert len(places) == len(jobs)
+    assert {(job["paper"], job["protocol"]) for job in jobs} == {(job["paper"], job["protocol"]) for job in every}
+    assert {job["dataset"] for job in jobs} == {job["dataset"] for job in every}
     report = rehearsal.rehearse(jobs, tmp_path, n_jobs=2, device="cpu")
     out = next(path for path in Path(tmp_path).iterdir() if len(path.name) == 12)
     failed = {register.describe(job): sweep.log_path(out, job).read_text()[-2000:] for job in report["failed"]}
