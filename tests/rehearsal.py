@@ -56,7 +56,7 @@ def cut(settings, caps):
 
 
 def a_slice(jobs):
-    """A few jobs that hold each paper with each protocol, each paper on MVTec AD and on small images, and each dataset."""
+    """A few jobs: each paper with each protocol, each paper on MVTec AD and on small images, and each dataset."""
     seen, chosen = set(), []
     for job in jobs:
         paper, dataset = job["paper"], job["dataset"]
