@@ -110,7 +110,7 @@ def lines(text, start):
 
 def test_without_rows_the_summary_lists_what_was_printed_as_not_run(tmp_path, execute):
     text, figures = execute(tmp_path)
-    assert "No row stands beside a printed number yet." in section(text, "Printed beside ours") and figures == []
+    assert "No printed number has rows yet." in section(text, "Printed and ours") and figures == []
     assert "two_stage, fastener, official: printed ocsvm 0.874" in section(text, "Not run")
     assert "two_stage 0.750" in section(text, "Not run")  # as printed, 75.0
     assert section(text, "Failed jobs").strip().endswith("None.")
@@ -136,7 +136,7 @@ def test_many_rows_give_mean_spread_and_verdict_and_every_table_names_its_profil
     others = section(text, "Other rows")
     assert "two_stage_mse" in others and "| demo |" in others and "knn" in others
     assert "RuntimeError: a \\| b &lt;c>" in section(text, "Failed jobs")
-    for title in ("Printed beside ours", "Other rows"):
+    for title in ("Printed and ours", "Other rows"):
         of_rows = [line for line in lines(section(text, title), "| ") if "---" not in line]
         for line in of_rows[1:]:
             assert any(f" | {profile} | " in line for profile in ("demo", "quick", "paper", "profile")), line
@@ -148,7 +148,7 @@ def test_many_rows_give_mean_spread_and_verdict_and_every_table_names_its_profil
 def test_baselines_alone_stand_beside_the_papers_that_print_them(tmp_path, execute):
     only_baselines(tmp_path)
     text, figures = execute(tmp_path)
-    assert "| mnist | official | ocsvm | auroc | 0.911 |" in section(text, "Printed beside ours")
+    assert "| mnist | official | ocsvm | auroc | 0.911 |" in section(text, "Printed and ours")
     assert figures[0].axes[0].get_title() == "baselines: mnist, official"
 
 
@@ -162,7 +162,7 @@ def test_stale_rows_are_listed_with_their_classes_and_jobs_without_rows_are_coun
     fill(tmp_path, OWN[:1], dataset="coil100", classes=["obj1", "obj4", "obj7"])
     text, _ = execute(tmp_path, {"two_stage30", "two_stageobj40", "new"})
     assert "| two_stage | mnist | official | 0 | quick |  | 5, 8 |" in section(text, "Stale rows")
-    assert "2 of 3 rows stale" in section(text, "Printed beside ours")
+    assert "2 of 3 rows stale" in section(text, "Printed and ours")
     assert "1 of the register's 3 jobs (all profiles) have no rows." in section(text, "Not run")
     # objects that no mean is over are counted apart
     assert "| quick | 2 of 30 and 1 more | 1 | data npz:01234567, 2 of 3 rows stale |" in section(text, "Other rows")
