@@ -154,7 +154,7 @@ def test_baselines_alone_stand_beside_the_papers_that_print_them(tmp_path, execu
 
 def test_a_failed_job_alone_breaks_nothing(tmp_path, execute):
     failed(tmp_path)
-    assert "No row stands beside" in execute(tmp_path)[0]
+    assert "No printed number has rows yet." in execute(tmp_path)[0]
 
 
 def test_stale_rows_are_listed_with_their_classes_and_jobs_without_rows_are_counted(tmp_path, execute):
