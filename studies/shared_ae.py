@@ -18,9 +18,9 @@ and one latent number, as in GANomaly, from which the idea of 50 : 1 comes. Rout
 stands a plain autoencoder (E1, D1) for each distance, trained for the same steps.
 
 The rule. A candidate is a setting (distance, alpha, stop_gradient, routing, batch_norm) with an epoch and omega_1 of
-eq. (8). Its value: the mean over the classes of its AUROC for each seed; then the mean over the seeds less one standard
-error over the seeds. The candidate with the highest value is chosen. Nothing is smoothed over epochs. A candidate
-without the game may win; then the best one with it is reported beside it (`choose`).
+eq. (8). Its value: the mean over the classes of its AUROC for each seed; then the mean over the seeds minus one
+standard error over the seeds. The candidate with the highest value is chosen. Nothing is smoothed over epochs. A
+candidate without the game may win; then the best one with it is reported beside it (`choose`).
 
 The page of the study is studies/shared_ae.ipynb.
 

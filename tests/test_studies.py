@@ -81,7 +81,7 @@ def test_the_page_of_the_study_is_stored_without_output_and_takes_the_rows_that_
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
     assert max(len(cell["source"]) for cell in code) <= 40 and page[0]["cell_type"] == "markdown"
     for document in (study.__doc__, "".join(page[0]["source"])):  # the rule, in both places
-        assert "mean over the seeds less one standard error" in " ".join(document.replace("\n", " ").split())
+        assert "mean over the seeds minus one standard error" in " ".join(document.replace("\n", " ").split())
 
 
 def test_what_is_complete_has_all_runs_of_its_class_and_seed(study):
