@@ -576,8 +576,8 @@ def test_the_stop_button_ends_the_worker_of_own_data_and_its_folders(folder, tmp
             assert said["status"] == "ok", said
         kernel = psutil.Process(manager.provisioner.pid)
         asked = client.execute(code["own-data-07"])
-        told = "adlib-own-*/work/progress.json"
-        while not any(b'"rotations"' in path.read_bytes() for path in scratch.glob(told)):
+        progress = "adlib-own-*/*/progress.json"
+        while not any(b'"rotations"' in path.read_bytes() for path in scratch.glob(progress)):
             assert kernel.is_running()
             assert not client.shell_channel.msg_ready(), client.get_shell_msg(timeout=60)["content"]
             time.sleep(0.2)
