@@ -42,11 +42,11 @@ sys.path.insert(0, str(CHECKOUT))
 
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
 
 from adlib import cbigan, machine, metrics  # noqa: E402
 from repro import data  # noqa: E402
-from repro.rows import read_table, write_whole  # noqa: E402
+from repro.rows import write_whole  # noqa: E402
+from studies import store  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "cbigan.csv"
@@ -154,7 +154,7 @@ def quality(scores: torch.Tensor, is_anomalous: torch.Tensor) -> dict[str, float
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
     """The rows there are, dicts of text; ValueError where the file is damaged."""
-    return [cells for _, cells in read_table(path, COLUMNS)] if path.is_file() else []
+    return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
@@ -166,12 +166,8 @@ def add(rows: list[dict], out: Path) -> None:
         }
         for row in rows
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{out}.lock"):
-        found = {tuple(row[name] for name in KEY): row for row in [*read(out), *texts]}
-        ordered = sorted(found.values(), key=lambda row: (float(row["lr"]), int(row["round"]), row["networks"]))
-        lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in ordered)]
-        write_whole(out, ("\n".join(lines) + "\n").encode())
+    order = lambda row: (float(row["lr"]), int(row["round"]), row["networks"])  # noqa: E731
+    store.add(texts, out, COLUMNS, KEY, order)
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:

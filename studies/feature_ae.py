@@ -31,11 +31,11 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
 
 from adlib import backbones, feature_ae, images, machine, metrics  # noqa: E402
 from repro import data  # noqa: E402
-from repro.rows import read_table, write_whole  # noqa: E402
+from repro.rows import write_whole  # noqa: E402
+from studies import store  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "feature_ae.csv"
@@ -172,17 +172,13 @@ def run(unit: dict, out: Path = RESULTS, checkpoints: Path = CHECKPOINTS, stop: 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
     """The rows there are, dicts of text; ValueError where the file is damaged."""
-    return [cells for _, cells in read_table(path, COLUMNS)] if path.is_file() else []
+    return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
     """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
     texts = [{name: f"{row[name]:.6g}" if name in MEASURED else str(row[name]) for name in COLUMNS} for row in rows]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{out}.lock"):
-        found = {tuple(row[name] for name in KEY): row for row in [*read(out), *texts]}
-        lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in found.values())]
-        write_whole(out, ("\n".join(lines) + "\n").encode())
+    store.add(texts, out, COLUMNS, KEY)
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:

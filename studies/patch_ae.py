@@ -51,11 +51,10 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
 
 from adlib import backbones, cutpaste, images, machine, metrics, neighbours, patch_ae  # noqa: E402
 from repro import data  # noqa: E402
-from repro.rows import read_table, write_whole  # noqa: E402
+from studies import store  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "patch_ae.csv"
@@ -235,17 +234,13 @@ def _texts(row, names):
 
 def read(path: Path = RESULTS, columns: list[str] = COLUMNS) -> list[dict[str, str]]:
     """The rows there are, dicts of text; ValueError where the file is damaged."""
-    return [cells for _, cells in read_table(path, columns)] if path.is_file() else []
+    return store.read(path, columns)
 
 
 def add(rows: list[dict], out: Path, columns: list[str] = COLUMNS, key: list[str] = KEY) -> None:
     """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
     texts = [dict(zip(columns, _texts(row, columns), strict=True)) for row in rows]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{out}.lock"):
-        found = {tuple(row[name] for name in key): row for row in [*read(out, columns), *texts]}
-        lines = [",".join(columns), *(",".join(row[name] for name in columns) for row in found.values())]
-        write_whole(out, ("\n".join(lines) + "\n").encode())
+    store.add(texts, out, columns, key)
 
 
 # ---- what the rows say ----------------------------------------------------------------------------------------------

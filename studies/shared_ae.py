@@ -45,7 +45,8 @@ from filelock import FileLock  # noqa: E402
 
 from adlib import images, machine, metrics, shared_ae  # noqa: E402
 from repro import data  # noqa: E402
-from repro.rows import read_table, write_whole  # noqa: E402
+from repro.rows import write_whole  # noqa: E402
+from studies import store  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "shared_ae_grid.csv"
@@ -173,7 +174,7 @@ def key(row: dict) -> tuple[str, ...]:
 
 def read(path: Path = RESULTS) -> list[dict]:
     """The rows there are, dicts of text; ValueError where the file is damaged."""
-    return [cells for _, cells in read_table(path, COLUMNS)] if path.is_file() else []
+    return store.read(path, COLUMNS)
 
 
 def save(rows: list[dict], path: Path = RESULTS) -> None:

@@ -55,12 +55,11 @@ sys.path.insert(0, str(CHECKOUT))
 import numpy as np  # noqa: E402
 import pandas as pd  # noqa: E402
 import torch  # noqa: E402
-from filelock import FileLock  # noqa: E402
 from torch import nn  # noqa: E402
 
 from adlib import images, machine, metrics, two_stage  # noqa: E402
 from repro import claims, data  # noqa: E402
-from repro.rows import read_table, write_whole  # noqa: E402
+from studies import store  # noqa: E402
 
 
 RESULTS = CHECKOUT / "results" / "studies" / "two_stage.csv"
@@ -376,7 +375,7 @@ def run(unit: dict, out: Path = RESULTS) -> None:
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
     """The rows there are, dicts of text; ValueError where the file is damaged."""
-    return [cells for _, cells in read_table(path, COLUMNS)] if path.is_file() else []
+    return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
@@ -385,11 +384,7 @@ def add(rows: list[dict], out: Path) -> None:
         {**{name: str(row[name]) for name in COLUMNS}, **{name: f"{row[name]:.6g}" for name in MEASURED}}
         for row in rows
     ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{out}.lock"):
-        found = {tuple(row[name] for name in KEY): row for row in [*read(out), *texts]}
-        lines = [",".join(COLUMNS), *(",".join(row[name] for name in COLUMNS) for row in found.values())]
-        write_whole(out, ("\n".join(lines) + "\n").encode())
+    store.add(texts, out, COLUMNS, KEY)
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:

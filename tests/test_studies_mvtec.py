@@ -1,24 +1,17 @@
 """The studies behind `patch_ae` and `feature_ae`: their rules by hand, tiny runs, and the register."""
 
 import functools
-import importlib.util
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from test_studies import module_of
 
 from repro import data, register
 
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def module_of(paper):
-    spec = importlib.util.spec_from_file_location(f"study_of_{paper}", ROOT / "studies" / f"{paper}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,0 +1,28 @@
+"""The rows of a study in its CSV: read, and added to, by one process or several."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from repro.rows import read_table, write_whole
+
+
+def read(path: Path, columns: list[str]) -> list[dict[str, str]]:
+    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    return [cells for _, cells in read_table(path, columns)] if path.is_file() else []
+
+
+def add(
+    texts: list[dict[str, str]], path: Path, columns: list[str], key: list[str], order: Callable | None = None
+) -> None:
+    """Rows into the file, in place of those of the same key; it is whole at every moment, also for several processes.
+
+    texts: dicts of text. order: what the rows are sorted by; None: new ones come last.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock"):
+        by_key = {tuple(row[name] for name in key): row for row in [*read(path, columns), *texts]}
+        rows = sorted(by_key.values(), key=order) if order else by_key.values()
+        lines = [",".join(columns), *(",".join(row[name] for name in columns) for row in rows)]
+        write_whole(path, ("\n".join(lines) + "\n").encode())
