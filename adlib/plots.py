@@ -188,48 +188,29 @@ def accuracy_cost(table: "pd.DataFrame") -> plt.Figure:
     return figure
 
 
-def class_bars(title: str, metric: str, class_names: list[str], series: list[dict]) -> plt.Figure:
-    """Bars per class, one color per method, from chance (0.5; aupro: 0) up or down; printed means as dashed lines.
+def class_dots(title: str, metric: str, class_names: list[str], series: list[dict]) -> plt.Figure:
+    """A line for each class, on it a dot for each method; a dashed line is a printed mean, the solid one is chance.
 
-    Of more than 120 bars none could be read: then it is dots, one line of them for each class.
     Takes what `tables.figures` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value
-    in [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run stays empty.
+    in [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run has no dot.
     """
     palette = [color for name in ("tab10", "Set2", "Dark2", "Paired") for color in plt.get_cmap(name).colors]
-    are_dots = len(class_names) * len(series) > 120
-    inches = 8 if are_dots else min(9, max(4.5, 1.2 + 0.11 * len(class_names) * (len(series) + 2)))
-    columns = max(1, min(len(series), int(inches / 2.2)))
-    figure, axis = plt.subplots(figsize=(inches, 2.6 + 0.17 * -(-len(series) // columns)), layout="constrained")
-    values = [value for one in series for value in (*one["classes"].values(), one["published"]) if value is not None]
-    start = 0 if metric == "aupro" else 0.5
-    if are_dots:
-        figure.set_size_inches(inches, 1.2 + 0.17 * (len(class_names) + len(series) / 2))
-    width = 0.84 / max(len(series), 3)
+    columns, places = min(len(series), 3), range(len(class_names))
+    height = 1.1 + 0.2 * len(class_names) + 0.17 * -(-len(series) // columns)
+    figure, axis = plt.subplots(figsize=(8, height), layout="constrained")
     for index, one in enumerate(series):
-        color = palette[one["color"] % len(palette)]
-        heights = np.array([one["classes"].get(name, np.nan) for name in class_names]) - start
-        at = np.arange(len(class_names)) + (index - (len(series) - 1) / 2) * width
+        style = {"color": palette[one["color"] % len(palette)], "marker": "osD^v"[index % 5], "linestyle": ""}
+        style |= {"markersize": 7 if index == 0 else 4, "zorder": 3 - 0.01 * index}  # the paper's own, on top
         printed = "" if one["published"] is None else f" (printed {one['published']:.3f})"
-        label = one["label"] + printed
-        if are_dots:  # the first series, the paper's own, on top
-            style = {"marker": "osD^v"[index % 5], "markersize": 7 if index == 0 else 4, "linestyle": ""}
-            style |= {"color": color, "label": label, "zorder": 3 - 0.01 * index}
-            axis.plot(heights + start, range(len(class_names)), **style)
-        else:
-            axis.bar(at, heights, width, bottom=start, color=color, label=label)
+        values = [one["classes"].get(name, np.nan) for name in class_names]
+        axis.plot(values, places, label=one["label"] + printed, **style)
         if one["published"] is not None:
-            (axis.axvline if are_dots else axis.axhline)(one["published"], color=color, linestyle="--", linewidth=1)
-    (axis.axvline if are_dots else axis.axhline)(start, color="0.3", linewidth=0.8)
-    lowest = min(start, np.floor(min(values) * 20) / 20)
+            axis.axvline(one["published"], color=style["color"], linestyle="--", linewidth=1)
+    if metric != "aupro":
+        axis.axvline(0.5, color="0.3", linewidth=0.8)
     name = metric.replace("_", " ").replace("auroc", "AUROC").replace("aupro", "AUPRO")
-    if are_dots:
-        axis.set(title=title, ylim=(len(class_names) - 0.4, -0.6), xlim=(lowest - 0.01, 1.01), xlabel=name)
-        axis.set_yticks(range(len(class_names)), class_names)
-        axis.grid(axis="y", color="0.9")
-    else:
-        axis.set(title=title, xlim=(-0.6, len(class_names) - 0.4), ylim=(lowest, 1.005), ylabel=name)
-        crowded = max(map(len, class_names)) * len(class_names) > 9 * inches
-        axis.set_xticks(range(len(class_names)), class_names, **({"rotation": 35, "ha": "right"} if crowded else {}))
-    # below the axes, never on a bar
+    axis.set(title=title, ylim=(len(class_names) - 0.4, -0.6), xlabel=name)
+    axis.set_yticks(places, class_names)
+    axis.grid(axis="y", color="0.9")
     figure.legend(loc="outside lower center", ncols=columns, fontsize=8)
     return figure

@@ -44,7 +44,7 @@ def span(values: pd.Series) -> str:
 
 
 def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
-    """What to draw per class: one figure per paper, dataset, protocol and metric with rows, for `plots.class_bars`.
+    """What to draw per class: one figure per paper, dataset, protocol and metric with rows, for `plots.class_dots`.
 
     Takes what `compare.compare` and `ours_alone` give. Each is a dict: title, metric, class_names, and series, a list
     of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:

@@ -5,7 +5,6 @@ import io
 import matplotlib
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 from PIL import Image
 
@@ -39,25 +38,19 @@ def test_a_compact_figure_is_a_small_png_that_looks_like_the_figure():
     assert not plots.plt.fignum_exists(figure.number)
 
 
-def test_bars_are_drawn_from_chance_with_the_printed_mean_dashed():
-    series = [{"label": "m, quick", "color": 0, "classes": {"a": 0.9, "c": 0.4}, "published": 0.95}]
-    figure = plots.class_bars("title", "auroc", ["a", "b", "c"], series)
+def test_each_class_has_a_line_of_dots_and_a_printed_mean_is_dashed():
+    series = [
+        {"label": "m, quick", "color": 0, "classes": {"a": 0.9, "c": 0.4}, "published": 0.95},
+        {"label": "n, quick", "color": 1, "classes": {"b": 0.7}, "published": None},
+    ]
+    figure = plots.class_dots("title", "auroc", ["a", "b", "c"], series)
     (axis,) = figure.axes
-    tops = [(bar.get_y(), bar.get_height()) for bar in axis.patches]
-    assert tops[0] == (0.5, pytest.approx(0.4)) and tops[2] == (0.5, pytest.approx(-0.1))
-    assert axis.lines[0].get_ydata()[0] == 0.95 and axis.lines[0].get_linestyle() == "--"
-    assert axis.get_ylim()[0] <= 0.4
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m, quick (printed 0.950)"]
-    plots.plt.close(figure)
-
-
-def test_too_many_bars_are_dots():
-    names = [f"obj{number}" for number in range(31)]
-    one = {"color": 0, "classes": dict.fromkeys(names[1:], 0.9), "published": 0.95}
-    figure = plots.class_bars("title", "auroc", names, [{**one, "label": str(number)} for number in range(4)])
-    (axis,) = figure.axes
-    assert not axis.patches and [label.get_text() for label in axis.get_yticklabels()] == names
-    assert axis.lines[0].get_ydata().tolist() == list(range(31)) and axis.lines[0].get_xdata()[1] == 0.9
+    dots, printed, others, chance = axis.lines
+    np.testing.assert_array_equal(dots.get_xdata(), [0.9, np.nan, 0.4])
+    np.testing.assert_array_equal(others.get_xdata(), [np.nan, 0.7, np.nan])
+    assert (printed.get_xdata()[0], printed.get_linestyle(), chance.get_xdata()[0]) == (0.95, "--", 0.5)
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m, quick (printed 0.950)", "n, quick"]
     plots.plt.close(figure)
 
 
