@@ -1,19 +1,16 @@
 """The report: pages that are complete and need nothing else, and which a real browser, if there is one, shows whole."""
 
 import html
-import json
 import re
-import shutil
-import subprocess
 
 import nbformat
 import pytest
+from browser import look, needs_chromium
 
 from repro import report
 
 
 PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
 
 @pytest.fixture(scope="module")
@@ -104,30 +101,13 @@ def test_the_report_of_the_results_is_whole_and_needs_nothing_else(folder):
     assert pages["index.html"].count("<table") >= 5
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here")
+@needs_chromium
 @pytest.mark.parametrize("name", ["index", "summary", "cbigan"])
 def test_a_browser_shows_it_whole(folder, name, tmp_path):
     """Equations and pictures have sizes, and nothing sticks out of the page at its side."""
-    probe = """<script>addEventListener("load", () => { document.title = JSON.stringify({
+    find = """({
         equations: [...document.querySelectorAll("math")].filter(m => m.getBoundingClientRect().width < 2).length,
         pictures: [...document.images].filter(i => !i.naturalWidth).length,
-        wide: document.documentElement.scrollWidth - innerWidth}) })</script>"""
-    copy = tmp_path / "probed.html"
-    copy.write_text((folder / f"{name}.html").read_text().replace("</body>", f"{probe}</body>"))
-    switches = "headless no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-sync"
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *(f"--{switch}" for switch in switches.split()),
-            "--disable-component-update",
-            "--window-size=1280,900",
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=20000",
-            "--dump-dom",
-            copy.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-    )
-    seen = json.loads(html.unescape(re.search(r"<title>(.*?)</title>", done.stdout)[1]))
+        wide: document.documentElement.scrollWidth - innerWidth})"""
+    seen = look((folder / f"{name}.html").read_text(encoding="utf-8"), find, tmp_path)
     assert (seen["equations"], seen["pictures"]) == (0, 0) and seen["wide"] <= 0
