@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from adlib._torchvision import import_torchvision
-from adlib.machine import read_tensors, says_yes
+from adlib.machine import check_choice, read_tensors, says_yes
 
 
 # The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
@@ -70,7 +70,7 @@ def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -
     is known. "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a
     file that does not fit it (naming the tensor), FileNotFoundError where there are no weights.
     """
-    _check(backbone)
+    check_choice("backbone", backbone, CHANNELS)
     if weights == "random":
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -90,7 +90,7 @@ def there(backbone: str) -> Path | None:
 
     No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's.
     """
-    _check(backbone)
+    check_choice("backbone", backbone, CHANNELS)
     known = tuple(f"-{digits[:8]}" for digits in IMAGENET_SHA256[backbone])
     named = [path for path in _files(backbone) if path.stem.endswith(known)]
     others = [path for path in _files(backbone) if not re.search("-[0-9a-f]{8}$", path.stem)]
@@ -114,11 +114,6 @@ def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] 
     if says_yes("ADLIB_OFFLINE"):
         return f"weights of {backbone}", f"{put}, or allow its download by ADLIB_OFFLINE=0", False
     return f"weights of {backbone}", f"the first job downloads it; or {put}", True
-
-
-def _check(backbone):
-    if backbone not in CHANNELS:
-        raise ValueError(f"unknown backbone {backbone!r}: choose {', '.join(CHANNELS)}")
 
 
 def _files(backbone):

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from sklearn.svm import OneClassSVM
 from torch import Tensor, nn
 
-from adlib import images, neighbours
+from adlib import images, machine, neighbours
 
 
 Score = Callable[..., Tensor]
@@ -27,8 +27,8 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def scale(train: Tensor) -> float:
-    """scikit-learn's gamma "scale": 1 / (D * variance of all training pixels)."""
-    return 1 / (train.shape[1] * train.var(correction=0).item())
+    """scikit-learn's gamma "scale": 1 / (D * variance of all training pixels), 1 where they are all the same."""
+    return 1 / (train.shape[1] * train.var(correction=0).item() or 1)
 
 
 def ocsvm(train: Tensor, nu: float = 0.1, gamma: float | str = "scale", distances: Tensor | None = None) -> Score:
@@ -123,8 +123,7 @@ def pixel_autoencoder(
     if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):
         given = f"{train.dtype} {tuple(train.shape)}"
         raise ValueError(f"the autoencoder takes square uint8 images of 32, 64, 128 or 256 px, not {given}")
-    if loss not in ("l2", "ssim"):
-        raise ValueError(f"unknown loss {loss!r}: choose l2 or ssim")
+    machine.check_choice("loss", loss, ("l2", "ssim"))
     grey = loss == "ssim"
 
     def prepared(part):  # float32 in [0, 1], (n, 1, H, H) for SSIM

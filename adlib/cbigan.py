@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from adlib import machine
 from adlib.images import cut_patches, join_patches, random_rotated_crops, random_rotation
 
 
@@ -165,7 +166,7 @@ class Critic(nn.Module):
     def features(self, x: Tensor, z: Tensor, feature: str = "dense") -> Tensor:
         """f_D of eq. (9), before the LeakyReLU: "dense", the linear layer behind the concatenation, (N, 16 width), or
         "conv1", the first 3x3 convolution, flat, (N, width * size^2), which does not see z."""
-        _check("feature", feature)
+        machine.check_choice("feature", feature, CHOICES["feature"])
         if feature == "conv1":
             return self.image[0].first(x).flatten(1)
         return self.joint(torch.cat([self.image(x), self.latent(z)], 1))
@@ -191,7 +192,7 @@ def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
     """
     chosen = _TEXT | settings
     for name in ("init", "output"):
-        _check(name, chosen[name])
+        machine.check_choice(name, chosen[name], CHOICES[name])
     if size < 32 or size & (size - 1):
         raise ValueError(f"size is {size} px: the networks need a power of two, 32 or more")
     common = channels, chosen["width"], chosen["latent"], size, chosen["bias"]
@@ -213,7 +214,7 @@ def check(settings: dict) -> None:
         state = "missing" if name in _TEXT else f"unknown: choose {', '.join(_TEXT)}"
         raise ValueError(f"setting {name!r} is {state}")
     for name in CHOICES:
-        _check(name, settings[name])
+        machine.check_choice(name, settings[name], CHOICES[name])
     for name in ("alpha", "lam"):
         if not 0 <= settings[name] <= 1:
             raise ValueError(f"{name} is {settings[name]}: it must lie in [0, 1]")
@@ -406,11 +407,6 @@ def evaluate(nets: CBiGAN, images: Tensor, features: Iterable[str] = CHOICES["fe
 def score(nets: CBiGAN, images: Tensor, settings: dict) -> Tensor:
     """The score (7) of uint8 images (N, C, H, W), (N,), high = anomalous; networks in evaluation mode."""
     return equation_7(evaluate(nets, images, (settings["feature"],)), settings["lam"], settings["feature"])
-
-
-def _check(name, value):
-    if value not in CHOICES[name]:
-        raise ValueError(f"unknown {name} {value!r}: choose {', '.join(CHOICES[name])}")
 
 
 def _wide(values):

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adlib import machine
 from adlib.images import gaussian_blur, to_float
 
 
@@ -74,8 +75,7 @@ def residuals(encoded: Sequence[Tensor], decoded: Sequence[Tensor], norm: str = 
     each location's own norm, so that the mean of phi_k is 1 minus the cosine of the whole maps: (6) can be read so too,
     but for a factor h_k w_k. Raises ValueError for another norm.
     """
-    if norm not in ("location", "map"):
-        raise ValueError(f"unknown norm {norm!r}: choose location or map")
+    machine.check_choice("norm", norm, ("location", "map"))
     maps = []
     for e, d in zip(encoded, decoded, strict=True):
         e, d = e.permute(0, 2, 3, 1), d.permute(0, 2, 3, 1)  # channels last, as they lie in memory

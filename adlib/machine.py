@@ -8,12 +8,14 @@ import pickle
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import torch
 from torch import Tensor
+
+from adlib import NO, YES
 
 
 if TYPE_CHECKING:
@@ -44,9 +46,15 @@ def says_yes(name: str) -> bool:
     Raises ValueError for any other word.
     """
     word = os.environ.get(name, "").strip().lower()
-    if word not in ("", "0", "false", "no", "off", "1", "true", "yes", "on"):
+    if word not in ("", *YES, *NO):
         raise ValueError(f"{name} is {os.environ[name]!r}: it is 1 (yes, true, on) or 0 (no, false, off)")
-    return word in ("1", "true", "yes", "on")
+    return word in YES
+
+
+def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
+    """ValueError, with what there is to choose from, unless `value` is one of the choices."""
+    if value not in choices:
+        raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
 
 
 def check_counts(**counts: object) -> None:

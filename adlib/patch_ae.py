@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlib import neighbours
+from adlib import machine, neighbours
 from adlib.images import cut_patches, gaussian_blur, to_float
 
 
@@ -107,8 +107,7 @@ def build(
     within the decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights ask for
     gradients, "in an end-to-end manner"; False leaves them frozen. head: one of HEADS, else ValueError.
     """
-    if head not in HEADS:
-        raise ValueError(f"unknown head {head!r}: choose {', '.join(HEADS)}")
+    machine.check_choice("head", head, HEADS)
     full = width(backbone)
     channels = full // 2 if channels is None else channels
     if not 0 < channels < full:

@@ -15,6 +15,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from adlib import machine
 from adlib.images import to_float
 
 
@@ -139,8 +140,7 @@ def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
     (1) to (8) may be. As means, alpha : beta is a ratio between one pixel and one latent number, as in GANomaly; with
     plain sums of 1,024 pixels and 64 latents the same alpha would weigh 16 times (L2: 4 times) as much.
     """
-    if kind not in DISTANCES:
-        raise ValueError(f"unknown distance {kind!r}: choose {', '.join(DISTANCES)}")
+    machine.check_choice("distance", kind, DISTANCES)
     difference = (a - b).flatten(1)
     order, scale = (1, difference.shape[1]) if kind == "mean_l1" else (2, difference.shape[1] ** 0.5)
     return torch.linalg.vector_norm(difference, ord=order, dim=1) / scale
@@ -225,9 +225,8 @@ class Detector(nn.Module):
         batch_norm: str = "running",
     ):
         super().__init__()
-        if distance not in DISTANCES or batch_norm not in BATCH_NORM:
-            known = f"distances are {', '.join(DISTANCES)}, batch_norm is {' or '.join(BATCH_NORM)}"
-            raise ValueError(f"distance {distance!r}, batch_norm {batch_norm!r}: {known}")
+        machine.check_choice("distance", distance, DISTANCES)
+        machine.check_choice("batch_norm", batch_norm, BATCH_NORM)
         nets = build(channels, width, latent)
         if batch_norm == "per_use":
             nets = PerUse({use: copy.deepcopy(nets.of(use)) for use in USES})
@@ -261,8 +260,7 @@ def spread(z: Tensor) -> Tensor:
 
 def players(nets: SharedAE, routing: str) -> list[list[nn.Parameter]]:
     """The parameters that each loss moves, by a `routing` of `gradients`; E1's come first. ValueError for another."""
-    if routing not in ROUTINGS:
-        raise ValueError(f"unknown routing {routing!r}: choose {', '.join(ROUTINGS)}")
+    machine.check_choice("routing", routing, ROUTINGS)
     if routing == "sum" and nets.d2 is not None:
         return [list(nets.parameters())]
     decoders = [nets.d1] if nets.d2 is None else [nets.d1, nets.d2]

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adlib import machine
 from adlib.images import ssim_map, to_float
 
 
@@ -58,8 +59,7 @@ class ResNet18(nn.Module):
 
     def __init__(self, channels: int = 3, stem: str = "imagenet", pre_activation: bool = False):
         super().__init__()
-        if stem not in ("imagenet", "cifar"):
-            raise ValueError(f"stem {stem!r} is not known; there are 'imagenet' and 'cifar'")
+        machine.check_choice("stem", stem, ("imagenet", "cifar"))
         large = stem == "imagenet"
         self.conv1 = nn.Conv2d(channels, 64, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
         self.bn1 = nn.BatchNorm2d(64) if not pre_activation else nn.Identity()
@@ -125,8 +125,7 @@ def build(
     """
     encoder = ResNet18(channels, stem, pre_activation)
     sizes = {"pooled": LATENT, "layer3": 256 * (2 if stem == "imagenet" else 8) ** 2}
-    if latent not in sizes:
-        raise ValueError(f"latent {latent!r} is not known; there are 'pooled' and 'layer3'")
+    machine.check_choice("latent", latent, sizes)
     return encoder, nn.Linear(LATENT, 4), {loss: Decoder(channels, sizes[latent]) for loss in ("mse", "ssim")}
 
 

@@ -171,5 +171,5 @@ def test_the_autoencoder_says_which_images_it_takes(train, message):
 
 
 def test_an_unknown_loss_is_named():
-    with pytest.raises(ValueError, match="unknown loss 'mse': choose l2 or ssim"):
+    with pytest.raises(ValueError, match="unknown loss 'mse': choose l2, ssim"):
         baselines.pixel_autoencoder(stripes(2), loss="mse")

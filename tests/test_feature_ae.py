@@ -50,7 +50,7 @@ def test_with_the_norm_of_the_whole_map_the_mean_residual_is_one_minus_the_cosin
         torch.testing.assert_close(phi, (e - d).square().sum(1) / 2 * places)
         cosines = F.cosine_similarity(e.flatten(1), d.flatten(1))
         torch.testing.assert_close(phi.mean((1, 2)), 1 - cosines)
-    with pytest.raises(ValueError, match="unknown norm 'channel': choose location or map"):
+    with pytest.raises(ValueError, match="unknown norm 'channel': choose location, map"):
         feature_ae.residuals(encoded, decoded, "channel")
 
 

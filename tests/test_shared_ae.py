@@ -371,5 +371,5 @@ def test_statistics_per_use_differ_by_use_repeat_themselves_and_leave_the_networ
     scores, maps = detectors.apply(detector, test)
     torch.testing.assert_close(scores, alone)
     assert maps.shape == (7, 32, 32)
-    with pytest.raises(ValueError, match="distance 'l2', batch_norm 'running': distances are mean_l1, mean_l2"):
+    with pytest.raises(ValueError, match="unknown distance 'l2': choose mean_l1, mean_l2"):
         shared_ae.Detector(distance="l2")

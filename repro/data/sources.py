@@ -39,8 +39,7 @@ def load(name: str, split: str, size: int | None = None, resample: str = "antial
     Where a copy of a known dataset lacks whole classes, its source says so, "npz:1a2b3c4d (17 of 100 classes)", for
     whatever is measured on it is another task; counted are classes with training images.
     """
-    if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}: choose train or test")
+    machine.check_choice("split", split, ("train", "test"))
     return prepared(name, size, resample, category_of(name, of))[split == "test"]
 
 
@@ -137,8 +136,7 @@ def cache_path(name: str, size: int | None, resample: str = "antialias", categor
     """The cache file of a dataset or category. If a user's images change, or code that draws some, so does it."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ValueError(f"size is a number of pixels from 1, or None, not {size!r}")
-    if resample not in RESAMPLES:
-        raise ValueError(f"unknown resample {resample!r}: choose {' or '.join(RESAMPLES)}")
+    machine.check_choice("resample", resample, RESAMPLES)
     parts = [_stem(name), category, "stand-in" if is_stand_in(name) else None]
     parts.append(f"{size}-{resample}" if size else "native")
     return cache.folder() / f"{'-'.join(filter(None, parts))}.bin"
