@@ -8,6 +8,7 @@
 
 import argparse
 import csv
+import os
 import shlex
 import sys
 import time
@@ -21,6 +22,13 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(message.removeprefix("argument "))
 
 
+def check_folder(folder: Path) -> None:
+    """ValueError unless `folder` is one that can be written into, or that can be made."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"nothing can be written under {folder}: {there} is no folder, or it is read-only")
+
+
 def main(argv: list[str]) -> int:
     """Run one command; returns the exit code: 1 where an image could not be read, 2 for a wrong word or file."""
     parser = Parser(prog="python -m adlib", description="Train a detector on normal images; judge images by it.")
@@ -29,19 +37,18 @@ def main(argv: list[str]) -> int:
     command = commands.add_parser("train", help=text, description=text, allow_abbrev=False)
     command.set_defaults(function=train)
     command.add_argument("normal", metavar="FOLDER", nargs="+", help="normal images: folders with all below, or files")
-    command.add_argument("--out", default="detector.pt", metavar="FILE", help="where the detector goes (detector.pt)")
-    command.add_argument("--method", default="patchcore", help="patchcore; own_data.ipynb trains the papers' methods")
-    command.add_argument("--image-size", type=int, default=256, metavar="PX", help="what it sees, a square (256)")
-    command.add_argument(
-        "--backbone", default="resnet18", help="resnet18, wide_resnet50_2, wide_resnet101_2 (resnet18)"
-    )
-    command.add_argument(
-        "--weights", default="auto", help="imagenet, random or a file (auto: imagenet if there are any)"
-    )
-    command.add_argument("--coreset", type=float, default=0.01, metavar="SHARE", help="of the features kept (0.01)")
-    command.add_argument("--held-out", type=float, default=0.3, metavar="SHARE", help="for the threshold (0.3)")
-    command.add_argument("--quantile", type=float, default=0.95, help="of normal scores, the threshold (0.95)")
-    command.add_argument("--seed", type=int, default=0, help="0")
+    for name, default, meaning in (
+        ("out", "detector.pt", "file for the detector"),
+        ("method", "patchcore", "the only one here; notebooks/own_data.ipynb trains the papers' methods"),
+        ("image-size", 256, "images are resized to a square with sides of so many pixels"),
+        ("backbone", "resnet18", "network whose features are compared; also wide_resnet50_2, wide_resnet101_2"),
+        ("weights", "auto", "imagenet, random or a file; auto: imagenet, or random if there are none, with a warning"),
+        ("coreset", 0.01, "share of the features that the detector keeps"),
+        ("held-out", 0.3, "share of the images that is not trained on, but sets and checks the threshold"),
+        ("quantile", 0.95, "share of normal images that should lie below the threshold"),
+        ("seed", 0, "of the random choices"),
+    ):
+        command.add_argument(f"--{name}", type=type(default), default=default, help=f"{meaning} ({default})")
     text = "judge image files and folders: a CSV of file, score, threshold, is_anomalous"
     judge = commands.add_parser("score", help=text, description=text, allow_abbrev=False)
     judge.set_defaults(function=score)
@@ -54,7 +61,12 @@ def main(argv: list[str]) -> int:
         each.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)")
     try:
         args = vars(parser.parse_args(argv or ["--help"]))
-        return args.pop("function")(**args)
+        code = args.pop("function")(**args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:  # `| head` has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (ValueError, OSError) as error:
         print(f"adlib: {error}", file=sys.stderr)
         return 2
@@ -70,16 +82,18 @@ def train(normal: list[str], out: str, **settings: object) -> int:
     started, target = time.monotonic(), Path(out).expanduser()
     if target.is_dir():
         raise ValueError(f"{target} is a folder: give the detector a file name, {target / 'detector.pt'}")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    check_folder(target.parent)
     files = pictures.find(normal)
     sizes = list(pictures.sizes(files).items())
     more = f" and {len(sizes) - 3} sizes more" * (len(sizes) > 3)
     print(f"{len(files)} images, {', '.join(f'{n} of {w} x {h} px' for (w, h), n in sizes[:3])}{more}", flush=True)
     detector = own.train(files, **settings)
+    target.parent.mkdir(parents=True, exist_ok=True)
     detectors.save(detector, target)
     print(own.describe(detector))
-    print(f"{target}, {target.stat().st_size / 1e6:.1f} MB, in {time.monotonic() - started:.0f} s. Judge images by it:")
-    print(f"python -m adlib score {shlex.quote(out)} FOLDER --ranked --overlays pictures > scores.csv")
+    name, megabytes, seconds = pictures.shown(target), target.stat().st_size / 1e6, time.monotonic() - started
+    print(f"{name}, {megabytes:.1f} MB, in {seconds:.0f} s. Judge images by it:")
+    print(f"python -m adlib score {shlex.quote(name)} FOLDER --ranked --overlays pictures > scores.csv")
     return 0
 
 
@@ -101,6 +115,7 @@ def score(
     if maps and Path(maps).is_dir():
         raise ValueError(f"{maps} is a folder: give the maps a file name, {Path(maps) / 'maps.npz'}")
     for place in filter(None, (maps and Path(maps).parent, overlays)):
+        check_folder(Path(place))
         Path(place).mkdir(parents=True, exist_ok=True)
     if overlays:
         from adlib import overlays as drawings  # imports matplotlib

@@ -13,7 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from adlib.__main__ import Parser
+from adlib import NO, YES
+from adlib.__main__ import Parser, check_folder
 from repro import cluster, register, rows, sweep
 from repro import gallery as rooms
 from repro import job as runner
@@ -74,14 +75,14 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def settings(text: str) -> list[tuple[str, object]]:
-    """'a=1,b=x' -> [("a", 1), ("b", "x")]: Python literals, true and false, and else text."""
+    """'a=1,b=x' -> [("a", 1), ("b", "x")]: Python literals, true, false and none, and else text."""
     pairs = []
     for part in re.split(r",(?=\s*\w+\s*=)", text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
             raise argparse.ArgumentTypeError(f"takes name=value, separated by commas, not {part!r}")
         with contextlib.suppress(ValueError, SyntaxError):  # else it is text
-            value = ast.literal_eval({"true": "True", "false": "False"}.get(value.lower(), value))
+            value = ast.literal_eval(value.capitalize() if value.lower() in ("true", "false", "none") else value)
         pairs.append((name, value))
     return pairs
 
@@ -91,13 +92,13 @@ def plan(args: argparse.Namespace) -> None:
     from repro import plan as plans  # imports pandas, as those below
 
     jobs, out, _ = _chosen(args)
-    print(plans.text(jobs, out, force=args.force == "1", command=args.again))
+    print(plans.text(jobs, out, force=args.force in YES, command=args.again))
 
 
 def run(args: argparse.Namespace) -> int:
     """run the jobs of experiments.toml that have no rows yet"""
     jobs, out, options = _chosen(args)
-    options["force"] = args.force == "1"
+    options["force"] = args.force in YES
     if not args.scheduler:
         return _close(sweep.reproduce(jobs, out, **options), out)
     options |= {"gpus": (), "n_jobs": args.jobs or len(jobs)}
@@ -238,6 +239,7 @@ def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
     if wanted is None and trial:
         print(f"a trial, written under build/trial: {trial} is not for results/")
     out = Path(wanted or (BUILD / "trial" if trial else RESULTS)).expanduser().resolve()
+    check_folder(out)
     if trial and out == RESULTS:
         only = "results/ holds only what experiments.toml holds, and no demo"
         raise ValueError(f"{only}; {trial} is something else: leave --out away, or name another folder")
@@ -292,7 +294,9 @@ OPTIONS = {
     "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
     "resources": SEVERAL | dict(type=settings, help="what a job takes of a worker there: GPU=1"),
     "out": dict(help="where to (results; build/trial for demo and for what experiments.toml does not hold)"),
-    "force": dict(nargs="?", const="1", default="0", choices=["0", "1"], help="run also what has its rows already"),
+    "force": dict(
+        nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="run also what has its rows"
+    ),
 }
 CHOICE, PLACES = list(OPTIONS)[:7], list(OPTIONS)[7:10]
 COMMANDS = {

@@ -228,6 +228,10 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     """
     context, executors = multiprocessing.get_context("forkserver"), {}
     context.set_forkserver_preload(["papermill", "repro.preload"])
+    if len(tempfile.gettempdir()) > SHORT:  # the server's socket is put there once, and its path would be too long
+        usual, tempfile.tempdir = tempfile.tempdir, "/tmp"
+        util.get_temp_dir()
+        tempfile.tempdir = usual
     forkserver.ensure_running()
     others = set(multiprocessing.active_children())
 

@@ -94,7 +94,7 @@ def error_of(words, capsys, prefix="adlib: "):
         ("run --jobs 0", "--jobs is at least 1"),
         ("run --jobs many", "--jobs: invalid int value: 'many'"),
         ("run --device gpu", "choices: auto, cpu, cuda"),
-        ("run --force=yes", "--force: invalid choice: 'yes'"),
+        ("run --force=perhaps", "--force: invalid choice: 'perhaps'"),
         ("run --set 0.3", "--set: takes name=value"),
         ("run --papers two_stage --set no_such_setting=1", "no parameter 'no_such_setting'"),
         ("plan --papers two_stage --set no_such_setting=1", "no parameter 'no_such_setting'"),
