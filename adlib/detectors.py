@@ -8,11 +8,10 @@
 
     detector = detectors.assemble("two_stage", settings, {"encoder": encoder, ...}, image_size=32, channels=1)
 
-The last is what a paper's notebook does at its end. A detector is the class `Detector` of the paper's module, a network
-that takes bytes (N, channels, image_size, image_size) and gives scores (N,) and anomaly maps (N, h, w). What is known
-of it stands in `detector.about`, a dict: paper, method, settings, image_size, channels, resample, whatever else was
-said of its training; white, where it takes 16-bit images (`pictures.white`); and once `calibrate` saw scores of normal
-images, threshold, pixel_threshold, quantile, n_normal and map_range.
+The last is what a paper's notebook does. A detector is the class `Detector` of the paper's module, a network that takes
+bytes (N, channels, image_size, image_size) and gives scores (N,) and anomaly maps (N, h, w). `detector.about` holds
+paper, method, settings, image_size, channels, resample, what was said of its training; white, if it takes 16-bit images
+(`pictures.white`); after `calibrate` also threshold, pixel_threshold, quantile, n_normal and map_range.
 """
 
 import importlib

@@ -138,10 +138,12 @@ def _backbone(name, weights):
 def hold_out(files: Sequence[Path], share: float = 0.3, seed: int = 0) -> tuple[list[Path], list[Path]]:
     """(to train on, held out) of normal images: of these a share, drawn by `seed`, at least 2.
 
-    Raises ValueError where fewer than 2 are left to train on.
+    Raises ValueError for another share, and where fewer than 2 are left to train on.
     """
+    if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
+        raise ValueError(f"held_out is {share!r}: it is a share of the normal images, above 0 and below 1")
     n = max(2, round(share * len(files)))
-    if not 0 < share < 1 or len(files) - n < 2:
+    if len(files) - n < 2:
         said = f"{len(files)} normal images, {n} of them held out (a share of {share})"
         raise ValueError(f"{said}: at least 2 must be left to train on, so 4 in all are needed")
     chosen = set(random.Random(seed).sample(range(len(files)), n))

@@ -153,7 +153,8 @@ def from_array(values: np.ndarray | Tensor, white: int | None = None, name: str 
     if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
         array = (array * 255).round().astype(np.uint8)
     if array.dtype != np.uint8 and not (array.dtype == np.uint16 and array.ndim == 2):
-        raise ValueError(f"{name} is of {array.dtype}: pixels are uint8, floats in [0, 1] or, where grey, uint16")
+        values = f"{array.dtype} from {array.min()} to {array.max()}" if array.dtype.kind in "iuf" else array.dtype
+        raise ValueError(f"{name} is of {values}: pixels are uint8, floats in [0, 1] or, where grey, uint16")
     try:
         return _tensor(_pixels(Image.fromarray(array), white))
     except ValueError as error:
@@ -219,6 +220,8 @@ def find(paths: Iterable[str | Path]) -> list[Path]:
             if not inside:
                 raise ValueError(f"{path} holds no images ({', '.join(SUFFIXES)})")
             files |= dict.fromkeys(inside)
+        elif path.is_file() and path.name.endswith(OVERLAY):
+            say(f"{path} is left out: a picture drawn over an image is no image itself")
         elif path.is_file():
             files[path] = None
         else:

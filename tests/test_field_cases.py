@@ -10,6 +10,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -21,7 +23,7 @@ import pytest
 import torch
 from PIL import Image
 
-from adlib import backbones, detectors, machine, own, pictures
+from adlib import backbones, baselines, detectors, machine, own, pictures
 from adlib.__main__ import main as score
 from repro import data, register, rows, sweep
 from repro.__main__ import main
@@ -189,7 +191,9 @@ def test_mask_empty(folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["{}.png", "{}.bmp", "{}_mask.PNG", "{}_gt.png", "{}/000.png", "{}_label.tif", "{}-mask.png"]
+    "name",
+    ["{}.png", "{}.bmp", "{}_mask.PNG", "{}_gt.png", "{}/000.png", "{}_label.tif", "{}-mask.png", "{}_masks.png"]
+    + ["{}_seg.png", "{}GT.png", "{} segmentation.png"],
 )
 def test_mask_names(tmp_path, name):
     folder = healthy(tmp_path, masks=False)
@@ -197,6 +201,18 @@ def test_mask_names(tmp_path, name):
         options = {"format": "PNG"} if name.endswith("PNG") else {}
         save(square(), folder / "ground_truth/bad" / name.format(f"{i:03d}"), **options)
     assert marked(folder) == [100] * 4
+
+
+def test_a_mask_next_to_its_image_is_not_taken_for_an_image(folder):
+    save(square(), folder / "test/bad/001_mask.png")
+    with pytest.raises(ValueError, match="bad/001_mask.png looks like a mask .*: put it into ground_truth/"):
+        split(folder)
+
+
+def test_folders_that_are_not_read_are_named(folder, capsys):
+    shutil.move(folder / "ground_truth", folder / "masks")
+    assert split(folder).masks is None
+    assert "set holds folders that are not read: masks (read are train, test, ground_truth)" in capsys.readouterr().err
 
 
 def test_several_masks_of_one_image_count_together(folder):
@@ -402,6 +418,25 @@ def test_few_images_train_a_detector_or_are_refused_by_number(tmp_path):
     assert detector.about["n_train"] == 3 and "images are too few for less" in own.describe(detector)
     with pytest.raises(ValueError, match="1 normal images, 2 of them held out .*at least 2 must be left"):
         own.train(tmp_path / "0.png", weights="random")
+    for share in (0, 1, 1.5, float("nan"), "0.3", True):
+        with pytest.raises(ValueError, match="held_out is .*: it is a share of the normal images"):
+            own.train(tmp_path, weights="random", held_out=share)
+
+
+@pytest.mark.parametrize(
+    "array, said",
+    [
+        (np.full((40, 40), np.nan, np.float32), "image 0 is of float32 from nan to nan: pixels are uint8, floats in"),
+        (np.full((40, 40, 3), 255.0), r"image 0 is of float64 from 255.0 to 255.0"),
+        (np.full((40, 40), 7), "image 0 is of int64 from 7 to 7"),
+        (np.full((40, 40), None), "image 0 is of object: pixels are uint8"),
+        (np.zeros((0, 40, 3), np.uint8), r"image 0 is an array of \(0, 40, 3\)"),
+    ],
+)
+def test_arrays_that_are_no_images_are_refused_with_what_they_hold(array, said, detector_file):
+    detector = detectors.load(detector_file, "cpu")
+    with pytest.raises(ValueError, match=said):
+        detectors.score(detector, [array])
 
 
 def test_constant_images_train_a_detector(tmp_path):
@@ -439,6 +474,82 @@ def test_numbers_are_refused_before_anything_runs(paper, words, said, capsys):
         assert re.search(said, capsys.readouterr().err)
 
 
+def checks(notebook, **given):
+    """Execute the parameters, the imports and the cell that checks them of a paper's notebook opened by hand."""
+    cells = json.loads((Path(__file__).parents[1] / "notebooks" / f"{notebook}.ipynb").read_text())["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+    names, [check] = {}, [text for text in texts if "machine.check_counts(" in text and "machine.pick(" in text]
+    for line in texts[0].replace("\n\n", "\n").partition("\nprinted")[0].splitlines():
+        if line.startswith(("import", "from")) and "studies" not in line:
+            exec(line, names)
+    exec(next(text for text in texts if text.startswith("dataset =")), names)
+    names |= given | {"known": ["patch_ae", "patchcore"]}  # of patch_ae
+    exec(check, names)
+    if "one_class(" not in check:
+        exec(next(text for text in texts if "data.one_class(" in text), names)
+
+
+@pytest.mark.parametrize(
+    "notebook, given, said",
+    [
+        ("two_stage", {"rotation_epochs": 0}, "rotation_epochs is 0: at least one is needed"),
+        ("two_stage", {"shift": -1}, "shift is -1"),
+        ("two_stage", {"backbone": "resnet50"}, "unknown backbone 'resnet50': choose resnet18, resnet18_cifar_stem"),
+        ("feature_ae", {"batch": 0}, "batch is 0"),
+        ("feature_ae", {"schedule": "linear"}, "unknown schedule 'linear': choose cosine, constant"),
+        ("feature_ae", {"ablations": "none"}, "ablations is 'none': it is a dict"),
+        ("feature_ae", {"ablations": {"narrow": {"widht": 1}}}, "unknown setting of narrow 'widht': choose width"),
+        ("shared_ae", {"epoch_steps": 0}, "epoch_steps is 0"),
+        ("cbigan", {"presets": ["text", "october_2020"]}, "unknown preset .october_2020.: choose text, tables"),
+        ("cbigan", {"presets": []}, r"presets is \[\]"),
+        ("cbigan", {"critic_steps": 0}, "critic_steps is 0"),
+        ("patch_ae", {"methods": ["patch"]}, "unknown method 'patch': choose patch_ae, patchcore"),
+        ("patch_ae", {"steps": 0}, "steps is 0"),
+        ("baselines", {"k": 0}, "k is 0"),
+        ("baselines", {"pixel_ae_epochs": -1, "dataset": "digits"}, "pixel_ae_epochs is -1"),
+        ("baselines", {"oracle_nu": []}, r"oracle_nu is \[\]"),
+    ],
+)
+def test_a_notebook_opened_by_hand_refuses_what_it_cannot_use_before_it_reads_data(notebook, given, said):
+    with pytest.raises(ValueError, match=said):
+        checks(notebook, **given)
+
+
+@pytest.mark.parametrize(
+    "notebook, n, said",
+    [
+        ("two_stage", 1, "1 training images, decoder_batch 32: batch norm needs two in a batch"),
+        ("two_stage", 5, "every training image is of one color"),
+        ("shared_ae", 5, "no other classes to train on, so no anomalies to hold out: give validation = 0"),
+        ("baselines", 4, "k is 5, more neighbours than there are training images, 4"),
+    ],
+)
+def test_a_notebook_says_of_few_or_flat_images_what_it_needs_before_it_trains(tmp_path, notebook, n, said):
+    folder = healthy(tmp_path, n)
+    if n == 5 and notebook == "two_stage":
+        for path in (folder / "train").rglob("*.png"):
+            save(np.full((40, 40, 3), 90, np.uint8), path)
+    with pytest.raises(ValueError, match=said):
+        checks(notebook, dataset=f"folder:{folder}", normal_class="good")
+
+
+def test_settings_of_flat_images_are_finite():
+    assert baselines.scale(torch.full((5, 16), 0.3)) == 1 and baselines.scale(torch.eye(2)) == 2
+
+
+@pytest.mark.parametrize("words", [["--force"], ["--force=1"], ["--force=YES"], ["--force=true"], ["--force=on"]])
+@pytest.mark.parametrize("no", ["0", "no", "False", "OFF"])
+def test_force_takes_the_usual_words(folder, tmp_path, words, no, capsys):
+    _, row = a_row(folder)
+    rows.merge(tmp_path / "out" / "baselines.csv", [row])
+    given = [f"--datasets=folder:{folder}", "--papers=baselines", "--profile=demo", f"--out={tmp_path / 'out'}"]
+    for force, said in ((words, "to run it"), ([f"--force={no}"], "nothing to run")):
+        assert main(["plan", *given, *force]) == 0
+        assert said in capsys.readouterr().out
+    assert main(["plan", *given, "--force=perhaps"]) == 2
+    assert "--force: invalid choice: 'perhaps' (choose from '1', 'yes', 'true'" in capsys.readouterr().err
+
+
 def test_counts_in_a_notebook_read_by_hand():
     machine.check_counts(epochs=1, methods=["cae"], batch=3)
     for given in ({"epochs": 0}, {"batch": True}, {"methods": []}, {"k": "5"}):
@@ -459,6 +570,40 @@ def test_yes_and_no_have_their_usual_words(monkeypatch, yes, no):
 
 
 # ---- faults
+
+
+def test_a_long_temporary_folder_leaves_room_for_sockets(tmp_path):
+    """Their paths end at some 104 characters; the server from which jobs are forked has one there."""
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    code = "from repro.job import processes\nwith processes(): print('started')"
+    environment = os.environ | {"TMPDIR": str(long), "PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == ("started\n", 0), done.stderr
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_runs(folder, detector_file, tmp_path, capsys):
+    file = tmp_path / "file"
+    file.touch()
+    words = [f"--datasets=folder:{folder}", "--papers=baselines", "--profile=demo"]
+    for out in (file, file / "below"):
+        for command in ("plan", "run"):
+            assert main([command, *words, f"--out={out}"]) == 2
+            assert f"nothing can be written under {out}: {file} is no folder" in capsys.readouterr().err
+        assert score(["train", str(folder / "train"), "--out", str(out / "detector.pt"), "--weights", "random"]) == 2
+        assert f"nothing can be written under {out}" in capsys.readouterr().err
+        for option in (["--overlays", out], ["--maps", out / "maps.npz"]):
+            assert scored(capsys, detector_file, folder / "test", *option)[0] == 2
+
+
+def test_a_reader_that_has_read_enough_of_the_table_is_no_fault(folder, detector_file):
+    """python -m adlib score ... | head -1"""
+    command = [sys.executable, "-m", "adlib", "score", detector_file, folder / "test", "--device", "cpu"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, cwd=Path(__file__).parents[1], **pipes) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 0 and "Error" not in said
 
 
 def test_no_space_left_names_the_place(tmp_path, monkeypatch):
@@ -530,6 +675,14 @@ def test_a_table_can_be_ranked_and_maps_kept(folder, detector_file, tmp_path, ca
         assert kept["maps"].shape == (8, 32, 32) and kept["files"].tolist() == [line["file"] for line in lines]
         np.testing.assert_allclose(kept["scores"], values, rtol=1e-5)
     assert scored(capsys, detector_file, folder / "test", "--maps", tmp_path)[0] == 2
+
+
+def test_an_overlay_that_is_named_is_not_judged(folder, detector_file, capsys):
+    """python -m adlib score detector.pt photos/*.png, where the overlays lie next to the images."""
+    good = folder / "test/good"
+    assert scored(capsys, detector_file, good, "--overlays", good)[0] == 0
+    code, lines, said = scored(capsys, detector_file, *sorted(good.iterdir()))
+    assert code == 0 and len(lines) == 4 and "overlay.png is left out" in said
 
 
 def test_settings_of_the_notebook_are_checked_before_training(folder, tmp_path):

@@ -3,16 +3,7 @@
     class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
     class_index("cifar10", "airplane")     # 0
 
-`_MODULES` is the one table of them. A dataset's module has CLASSES, here and read, and where they apply the others:
-
-- CLASSES: {dataset: its classes in the order of the labels}
-- here(name, folder): the classes that can be read from a folder, by the names of its files; what is damaged counts
-- read(name, folder, category, size, resample): train and test `Images`; resized only where that saves memory
-- put(name): what belongs into $ADLIB_DATA, as text; without it the module holds its images itself, and needs no folder
-- fetch(name): downloads into `cache.downloads()`, where `here` then finds it
-- CATEGORIES: its datasets whose classes are categories, each read and tested alone on its good and defective images
-- SUPERCLASSES: {dataset: the classes of each superclass}, for the protocol superclass
-- alias(plain): a class by another name for it; check_copy(both, path): ValueError for an npz that cannot be right
+`_MODULES` is the one table of them; docs/adding-a-dataset.md says what a dataset's module holds.
 """
 
 import importlib

@@ -96,7 +96,7 @@ def one_class(
     if not len(train_rows):
         none = f"no training images of class {names[target]} in protocol {protocol}, or all are held out"
         trained = ", ".join(names[label] for label in train.labels.unique().tolist())
-        raise ValueError(f"{name} ({train.source}) has {none}: choose {trained}")
+        raise ValueError(f"{name} ({train.source}) has {none}" + f": choose {trained}" * bool(trained))
     for kind, is_of_kind in (("anomalous", is_anomalous), ("normal", ~is_anomalous)):
         if not is_of_kind.any():
             has_any = kind == "normal" or not is_normal.all()  # else pooling gives none either

@@ -21,6 +21,9 @@ from adlib.images import resize, resize_masks
 from repro.data.splits import Images, plain, sha8
 
 
+_MASK = re.compile("[ ._-]*(masks?|gt|ground_?truth|labels?|seg(mentation)?)$")  # at the end of a mask's name
+
+
 def class_names(kind: str, path: Path) -> list[str]:
     """The names of the classes that have training images, without reading the images."""
     if kind == "folder":
@@ -100,8 +103,8 @@ def _read_arrays(path: Path, keys: list[str], names: list[str] | None) -> tuple[
                 raise ValueError(f"it lacks {', '.join(missing)}; it holds {', '.join(archive.files) or 'nothing'}")
             arrays = {key: archive[key] for key in [*keys, "class_names"] if key in archive.files}
     except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        is_pickle = "pickle" in str(error)  # numpy's advice would let it run code
-        reason = "it holds pickled objects, or is no npz" if is_pickle else error
+        is_other = "pickle" in str(error) or isinstance(error, TypeError)  # numpy's advice would let it run code
+        reason = "it holds pickled objects, or is no npz" if is_other else error
         raise ValueError(f"{path} cannot be read as npz: {reason}") from error
     n_classes = 0
     for key in (key for key in keys if key.endswith("_labels")):
@@ -112,7 +115,7 @@ def _read_arrays(path: Path, keys: list[str], names: list[str] | None) -> tuple[
         arrays[key] = labels.astype(np.int64)
         n_classes = max(n_classes, int(arrays[key].max(initial=-1)) + 1)
     if "class_names" in arrays:
-        names = [str(name) for name in arrays["class_names"].ravel()]
+        names = arrays["class_names"].ravel().astype(str).tolist()
     elif names is None:
         names = [str(label) for label in range(n_classes)]
     if len(names) < n_classes or len(set(names)) < len(names):
@@ -207,6 +210,14 @@ def _list_files(root: Path) -> list[Path]:
     loose = [file for file in files if len(file.parts) < 3]
     if loose:
         raise ValueError(f"{root / loose[0]} lies in no class folder: put it under {loose[0].parts[0]}/<class>/")
+    stems = {(file.parent, file.stem.lower()) for file in files}
+    for file in files:
+        bare = _MASK.sub("", file.stem.lower())
+        if bare != file.stem.lower() and (file.parent, bare) in stems:
+            raise ValueError(f"{root / file} looks like a mask of the image next to it: put it into ground_truth/")
+    read = ("train", "test", "ground_truth")
+    if others := sorted(path.name for path in root.glob("[!.]*") if path.is_dir() and path.name not in read):
+        pictures.say(f"{root} holds folders that are not read: {', '.join(others)} (read are {', '.join(read)})")
     for folder in sorted({root / file.parts[0] / file.parts[1] for file in files}):
         if pictures.shown(folder) != str(folder):  # it stands in rows, which are UTF-8
             raise ValueError(f"the name of the folder {pictures.shown(folder)} is not UTF-8: rename it")
@@ -223,8 +234,8 @@ def _masks(root: Path, files: list[Path]) -> dict[Path, list[Path]]:
             by_name.setdefault((*file.parts[1:-1], file.stem.lower()), []).append(file)
     for path in sorted(pictures.list_images(root / "ground_truth")):
         folder, stem = path.relative_to(root / "ground_truth").parts[:-1], path.stem.lower()
-        bare = re.sub(r"[ ._-]+(mask|gt|ground_?truth|label)$", "", stem)
-        names = [(*folder, stem), (*folder, bare), (*folder[:-1], *(part.lower() for part in folder[-1:]))]
+        of_folder = (*folder[:-1], *(part.lower() for part in folder[-1:]))
+        names = [(*folder, stem), (*folder, _MASK.sub("", stem)), of_folder]
         images = next((by_name[name] for name in names if name in by_name), [])
         if len(images) != 1:
             ways = "ground_truth/<defect>/ holds <name>.png, <name>_mask.png, <name>_gt.png or a folder <name>"

@@ -17,9 +17,7 @@ class Images:
     masks: torch.Tensor | None  # bool (N, H, W), True where an image is defective
     kinds: list[str]  # of each image its class or defect
     files: list[str] | None  # of each image its path inside the folder it came from
-    source: str  # "official", "npz:", "folder:" or "zip:<sha8>", "embedded" where code holds the data,
-    #              "stand-in:<sha8>" where nothing counts that is measured on them; of a known dataset
-    #              without all of its classes also "... (17 of 100 classes)"
+    source: str  # "official", "embedded", "npz:<sha8>", "stand-in:<sha8>", "npz:<sha8> (17 of 100 classes)", ...
 
 
 def plain(
