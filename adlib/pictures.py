@@ -179,8 +179,8 @@ def say_several(several: list) -> None:
 def read_mask(path: str | Path, content: bytes | None = None) -> Tensor:
     """bool (H, W), True where a mask marks a defect: white on black, labels 1, 2, ... on 0, or colors on black.
 
-    Of two levels the higher marks; small labels all do; else, as JPEG blurs edges, levels from a half. Raises
-    ValueError for a mask with much between black and white, and for one whose background is what is white.
+    Of two levels the higher marks; labels, which are small or few and far apart, all do; else, as JPEG blurs edges,
+    levels from a half. ValueError for a mask with much between black and white, and where the background is white.
     """
     from PIL import Image
 
@@ -194,7 +194,7 @@ def read_mask(path: str | Path, content: bytes | None = None) -> Tensor:
     except Exception as error:
         raise ValueError(f"{shown(path)} cannot be read as a mask: {error}") from error
     levels = np.unique(values)
-    if len(levels) <= 2 or (levels[-1] < 128 and len(levels) <= 16):
+    if len(levels) <= 2 or (len(levels) <= 16 and (levels[-1] < 128 or np.diff(levels).min() >= 16)):
         marked = values > (levels[0] if len(levels) > 1 else 0)
     else:
         marked = values >= 128

@@ -184,6 +184,14 @@ def test_masks_with_alpha_palettes_labels_and_16_bits(folder):
     assert marked(folder) == [100] * 4
 
 
+@pytest.mark.parametrize("second", [50, 127, 200])
+def test_two_kinds_of_defect_far_apart_in_grey_both_mark(folder, second):
+    mask = square()
+    mask[30:32, 30:32] = second
+    save(mask, folder / "ground_truth/bad/000_mask.png")
+    assert marked(folder) == [104, 100, 100, 100]
+
+
 def test_mask_empty(folder):
     save(square(0), folder / "ground_truth/bad/002_mask.png")
     with pytest.raises(ValueError, match=r"bad/002_mask.png marks nothing, and its image .*bad/002.png is anomalous"):
