@@ -63,13 +63,13 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)  ## every notebook on embedded data, then the table; results in build/demo
 	$(PY) -m repro make demo
 
-plan: $(READY)  ## what reproduce with the same words would run, for how long, and what it lacks; runs nothing
+plan: $(READY)  ## what reproduce with the same words would run, for how long, and what is missing; runs nothing
 	$(PY) -m repro make plan
 
 reproduce: $(READY)  ## the sweep; alone it runs the whole register in profile paper
 	$(PY) -m repro make reproduce
 
-verify: $(READY)  ## run jobs again that have rows, and set old beside new: make verify PAPERS=two_stage CLASSES=8
+verify: $(READY)  ## run jobs again that have rows, and compare old and new: make verify PAPERS=two_stage CLASSES=8
 	$(PY) -m repro make verify
 
 rehearse: $(READY)  ## every job of the register, as small as can be, on stand-ins for all data
@@ -77,7 +77,7 @@ rehearse: $(READY)  ## every job of the register, as small as can be, on stand-i
 		$${ADLIB_MAKE_DATASETS:+"--datasets=$$ADLIB_MAKE_DATASETS"} $${ADLIB_MAKE_JOBS:+"--jobs=$$ADLIB_MAKE_JOBS"} \
 		$${ADLIB_MAKE_DEVICE:+"--device=$$ADLIB_MAKE_DEVICE"} $${ADLIB_MAKE_GPUS:+"--gpus=$$ADLIB_MAKE_GPUS"}
 
-summary: $(READY)  ## results/ beside the printed tables: results/summary.md and the README's table
+summary: $(READY)  ## compare results/ with the printed tables: results/summary.md and the README's table
 	$(PY) -m repro make summary
 
 gallery: $(READY)  ## executed notebooks on real data, into results/gallery

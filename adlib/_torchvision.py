@@ -12,7 +12,7 @@ _operators = []  # the declarations below live as long as this list keeps a refe
 def import_torchvision() -> ModuleType:
     """Returns the module torchvision, also where its compiled half does not fit the torch that is installed.
 
-    The usual torchvision wheel beside a CPU build of torch stops at import with "operator torchvision::nms does not
+    The usual torchvision wheel next to a CPU build of torch stops at import with "operator torchvision::nms does not
     exist", since its compiled half wants CUDA libraries. Models, datasets and transforms need only the Python half,
     which imports once two operators are declared. Any other error of the import is passed on.
     """

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from adlib import detectors, pictures, plots
 
 
-HEAD, BAR, WIDEST = 24, 74, 300  # px: the line above the picture, the color bar beside it, what the line needs
+HEAD, BAR, WIDEST = 24, 74, 300  # px: the line above the picture, the color bar at its right, what the line needs
 SMALLEST = 256  # px of the longer side, to which small images are enlarged
 CONTOUR, GREY = (0, 229, 255), (70, 70, 70)
 

@@ -158,7 +158,7 @@ def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
 
 
 def heat_map(table: "pd.DataFrame", marks: "pd.DataFrame") -> plt.Figure:
-    """A DataFrame of numbers in [0, 1] in color, white at 0.5; marks: a table of texts that stand beside them."""
+    """A DataFrame of numbers in [0, 1] in color, white at 0.5; marks: a table of texts to put next to them."""
     array, marks = table.to_numpy(), marks.to_numpy()
     figure, axis = plt.subplots(figsize=(1.6 + 0.95 * array.shape[1], 0.5 + 0.25 * len(array)), layout="constrained")
     axis.imshow(array, cmap="RdBu", vmin=0, vmax=1, aspect="auto")

@@ -88,7 +88,7 @@ def settings(text: str) -> list[tuple[str, object]]:
 
 
 def plan(args: argparse.Namespace) -> None:
-    """what run with the same words would run: jobs, hours, missing data; runs nothing"""
+    """say what run with the same words would do: jobs, hours, missing data; run nothing"""
     from repro import plan as plans  # imports pandas, as those below
 
     jobs, out, _ = _chosen(args)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """run jobs again that have rows, and set old beside new; wants papers, datasets or classes"""
+    """run jobs again that have rows, and compare old and new; needs papers, datasets or classes"""
     from repro import verify as again
 
     if not (args.papers or args.datasets or args.classes):
@@ -125,7 +125,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def summary(args: argparse.Namespace) -> None:
-    """set the rows beside what the papers print: summary.md, and for results/ the other pages and the README's table"""
+    """compare the rows with the papers: summary.md, and for results/ the other pages and the README's table"""
     from repro import tables
 
     out = Path(args.out or RESULTS).expanduser().resolve()
@@ -144,7 +144,7 @@ def summary(args: argparse.Namespace) -> None:
 
 
 def gallery(args: argparse.Namespace) -> int | None:
-    """one executed notebook of each paper, and the summary, in results/gallery"""
+    """put one executed notebook of each paper, and the summary, into results/gallery"""
     book = register.load()
     jobs = [rooms.choose(book, paper) for paper in args.papers or [name for name in book if "gallery" in book[name]]]
     missing = [job for job in jobs if not rooms.is_there(job)]
@@ -157,14 +157,14 @@ def gallery(args: argparse.Namespace) -> int | None:
 
 
 def report(args: argparse.Namespace) -> None:
-    """summary and gallery as HTML (build/report)"""
+    """write summary and gallery as HTML pages (build/report)"""
     from repro import report as pages
 
     print(f"{_shown(pages.write(Path(args.out or BUILD / 'report').expanduser()))}: open it in any browser")
 
 
 def demo(args: argparse.Namespace) -> int:
-    """every notebook on embedded data, into build/demo, and the summary of it"""
+    """run every notebook on embedded data, into build/demo, and summarize it"""
     started, out = time.monotonic(), BUILD / "demo"
     done = sweep.reproduce(register.jobs(register.load(), profile="demo"), out, force=True, **_places(args))
     code, _ = _close(done, out), summary(argparse.Namespace(out=out))
@@ -287,15 +287,15 @@ OPTIONS = {
     "protocols": dict(**SEVERAL, help="official,80-20,superclass"),
     "backbones": dict(**SEVERAL, help="resnet18,wide_resnet50_2"),
     "profile": dict(help="demo, quick or paper (paper; verify and data: quick and paper)"),
-    "jobs": dict(type=int, help="jobs at once (two, or two for each GPU)"),
+    "jobs": dict(type=int, help="jobs at once (default: two, or two for each GPU)"),
     "device": dict(default="auto", help="auto, cpu, cuda, cuda:1 or mps (auto)"),
-    "gpus": dict(**SEVERAL, help="spread jobs over these GPUs, each sees one (all there are)"),
+    "gpus": dict(**SEVERAL, help="spread jobs over these GPUs; each job sees one (default: all)"),
     "set": SEVERAL | dict(type=settings, help="other settings of the notebooks: n_train=500,lr=0.1"),
     "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
-    "resources": SEVERAL | dict(type=settings, help="what a job takes of a worker there: GPU=1"),
-    "out": dict(help="where to (results; build/trial for demo and for what experiments.toml does not hold)"),
+    "resources": SEVERAL | dict(type=settings, help="what a job takes from a worker there: GPU=1"),
+    "out": dict(help="folder for the rows (results; build/trial for demo and for jobs outside experiments.toml)"),
     "force": dict(
-        nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="run also what has its rows"
+        nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="also run jobs that have rows"
     ),
 }
 CHOICE, PLACES = list(OPTIONS)[:7], list(OPTIONS)[7:10]

@@ -58,7 +58,7 @@ def hang(job: dict, licence: str) -> Path:
 
 def hang_summary() -> Path:
     """Write the cleaned summary; returns its path."""
-    header = "Executed on the rows under `results/`; each number stands beside its profile."
+    header = "Executed on the rows under `results/`; each number has its profile next to it."
     return _write(_page("summary"), RESULTS / "notebooks" / "summary.ipynb", header)
 
 

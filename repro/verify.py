@@ -1,4 +1,4 @@
-"""Jobs run again: the rows of before beside those of now."""
+"""Jobs run again: the earlier rows compared with the new ones."""
 
 from pathlib import Path
 

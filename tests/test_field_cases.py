@@ -597,7 +597,10 @@ def test_a_place_that_cannot_be_written_is_named_before_anything_runs(folder, de
     for out in (file, file / "below"):
         for command in ("plan", "run"):
             assert main([command, *words, f"--out={out}"]) == 2
-            assert f"nothing can be written under {out}: {file} is no folder" in capsys.readouterr().err
+            assert (
+                f"nothing can be written under {out}: {file} is no folder, or it is read-only"
+                in capsys.readouterr().err
+            )
         assert score(["train", str(folder / "train"), "--out", str(out / "detector.pt"), "--weights", "random"]) == 2
         assert f"nothing can be written under {out}" in capsys.readouterr().err
         for option in (["--overlays", out], ["--maps", out / "maps.npz"]):
@@ -705,6 +708,8 @@ def test_settings_of_the_notebook_are_checked_before_training(folder, tmp_path):
         ({"method": "two_stage", "settings": {"rotation_epochs": 0}}, "at least one is needed"),
         ({"method": "feature_ae", "profile": "fast"}, "unknown profile: 'fast'"),
         ({"detector_file": str(tmp_path)}, "is a folder"),
+        ({"detector_file": str(folder / "test/bad/000.png/detector.pt")}, "nothing can be written under .*bad/000.png"),
+        ({"overlays": str(folder / "test/bad/000.png")}, "000.png is no folder, or it is read-only"),
     ):
         names = {}
         exec(code["own-data-01"], names)
