@@ -97,7 +97,14 @@ lint: $(READY)  ## ruff and its format, notebooks too; notebooks without output
 	$(PY) -m ruff format --check
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb studies/*.ipynb
 
-lab: $(READY)  ## JupyterLab with this environment's kernel
+# Git sees a notebook without what a run leaves in it, and JupyterLab asks nobody about its news.
+LANGUAGE_KEYS := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
+STRIP := -m nbstripout --keep-id --extra-keys "$(LANGUAGE_KEYS:%=metadata.language_info.%)"
+QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
+lab: $(READY)  ## JupyterLab with this environment's kernel; what a run leaves in a notebook is no change for git
+	git config filter.notebook.clean '"$(abspath $(PY))" $(STRIP)' 2>/dev/null || true
+	mkdir -p .venv/share/jupyter/lab/settings
+	echo '$(QUIET)' > .venv/share/jupyter/lab/settings/overrides.json
 	$(PY) -m jupyter lab --notebook-dir=. notebooks/two_stage.ipynb
 
 clean:  ## what runs left behind; rows in results/ stay

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import json
 import re
+import shlex
 import subprocess
 import sys
 import tomllib
@@ -70,6 +71,24 @@ def test_make_help_names_every_target():
     listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     phony = re.search(r"\.PHONY: (.+)", (ROOT / "Makefile").read_text()).group(1).split()
     assert [target for target in phony if not re.search(rf"^{target}\s", listed, re.M)] == []
+
+
+def test_a_notebook_that_was_run_is_no_change_for_git():
+    """The filter that `make lab` sets gives the stored notebook again, whatever JupyterLab wrote into it."""
+    printed = subprocess.run(["make", "-n", "lab"], cwd=ROOT, capture_output=True, text=True).stdout
+    words = shlex.split(shlex.split(re.search("git config filter.notebook.clean (.+) 2>", printed)[1])[0])
+    path = ROOT / "notebooks" / "own_data.ipynb"
+    stored = path.read_text()
+    run = json.loads(stored)
+    run["metadata"]["language_info"] |= {"version": "3.12.1", "mimetype": "text/x-python", "file_extension": ".py"}
+    for number, cell in enumerate(cell for cell in run["cells"] if cell["cell_type"] == "code"):
+        cell["execution_count"] = number + 1
+        cell["outputs"] = [{"name": "stdout", "output_type": "stream", "text": ["here\n"]}]
+        cell["metadata"]["execution"] = {"iopub.execute_input": "2026-11-27T00:00:00Z"}
+    done = subprocess.run([sys.executable, *words[1:]], input=json.dumps(run), capture_output=True, text=True)
+    assert done.stdout == stored, done.stderr
+    attributes = subprocess.run(["git", "check-attr", "filter", path], cwd=ROOT, capture_output=True, text=True).stdout
+    assert attributes.endswith("filter: notebook\n") or not (ROOT / ".git").exists()
 
 
 def test_the_readme_and_the_docs_name_only_make_targets_and_files_that_exist():
