@@ -1,9 +1,4 @@
-"""A detector of one's own images, trained on normal ones alone.
-
-detector = own.train("photos/good")          # files, folders; PatchCore's memory bank with ImageNet weights
-print(own.describe(detector))                 # threshold, false alarms
-detectors.save(detector, "detector.pt")
-"""
+"""A detector of your own images, trained on normal images alone; `adlib/detectors.py` begins with an example."""
 
 import random
 from collections.abc import Iterable, Sequence

@@ -294,9 +294,7 @@ OPTIONS = {
     "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
     "resources": SEVERAL | dict(type=settings, help="what a job takes from a worker there: GPU=1"),
     "out": dict(help="folder for the rows (results; build/trial for demo and for jobs outside experiments.toml)"),
-    "force": dict(
-        nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="also run jobs that have rows"
-    ),
+    "force": dict(nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="run done jobs too"),
 }
 CHOICE, PLACES = list(OPTIONS)[:7], list(OPTIONS)[7:10]
 COMMANDS = {

@@ -67,5 +67,5 @@ def test_what_needs_no_training_stands_at_the_left_edge_of_the_costs():
     figure = plots.accuracy_cost(table)
     (left, *_), (right, *_) = (axis.lines for axis in figure.axes)
     assert (left.get_xdata()[0], left.get_ydata()[0], right.get_xdata()[0]) == (1e-3, 0.8, 2.0)
-    assert left.get_label() == "knn"
+    assert [text.get_text() for text in figure.axes[1].texts] == ["knn"]
     plots.plt.close(figure)
