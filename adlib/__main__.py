@@ -123,7 +123,8 @@ def score(
     lines = csv.writer(sys.stdout, lineterminator="\n")
     lines.writerow(["file", "score", "threshold", "is_anomalous"])
     judged = detectors.judge(detector, files, failed=failed)
-    if ranked:
+    if ranked:  # maps that nobody asked for would fill the memory
+        judged = ((file, value, found if overlays or maps else None) for file, value, found in judged)
         judged = sorted(judged, key=lambda judgement: -judgement[1])
     for number, (file, value, anomaly_map) in enumerate(judged):
         verdict = ["", ""] if threshold is None else [f"{threshold:.6g}", int(detectors.is_anomalous(detector, value))]
