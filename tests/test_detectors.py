@@ -310,7 +310,7 @@ def test_images_of_any_size_and_channels_are_scored_with_maps_of_their_size(phot
     assert detectors.score(trained, [])[0].shape == (0,)
     for wrong, said in (
         ([one, one[..., :2]], "image 1 is an array of"),
-        ([one.astype(int)], "image 0 is of int64: pixels are uint8"),
+        ([one.astype(int)], "image 0 is of int64 from 0 to 255: pixels are uint8"),
         (torch.zeros(3, 8, 8), "a tensor of images is"),
         ([np.zeros((8, 8), np.uint16)], "image 0 cannot be taken: it has 16 bits a pixel"),
     ):
@@ -370,6 +370,6 @@ def test_files_are_held_out_by_seed_and_laid_out_as_links(photos, tmp_path):
     for part, files in {"train/good": training, "test/good": kept, "test/judged": [photos / "grey.png"]}.items():
         links = sorted((tmp_path / "set" / part).iterdir())
         assert [link.resolve() for link in links] == [file.resolve() for file in files]
-    for share in (0, 1, 0.9):
-        with pytest.raises(ValueError, match="at least 2 must be left"):
+    for share, said in ((0, "it is a share"), (1, "it is a share"), (0.9, "at least 2 must be left")):
+        with pytest.raises(ValueError, match=said):
             own.hold_out(normal[:4], share)
