@@ -217,6 +217,11 @@ def test_a_mask_next_to_its_image_is_not_taken_for_an_image(folder):
         split(folder)
 
 
+def test_a_photo_of_a_label_is_an_image(folder):
+    save(picture(3), folder / "train/good/001_label.png")
+    assert len(split(folder).train) == 9
+
+
 def test_folders_that_are_not_read_are_named(folder, capsys):
     shutil.move(folder / "ground_truth", folder / "masks")
     assert split(folder).masks is None

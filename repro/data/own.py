@@ -212,7 +212,7 @@ def _list_files(root: Path) -> list[Path]:
         raise ValueError(f"{root / loose[0]} lies in no class folder: put it under {loose[0].parts[0]}/<class>/")
     stems = {(file.parent, file.stem.lower()) for file in files}
     for file in files:
-        bare = _MASK.sub("", file.stem.lower())
+        bare = re.sub("[ ._-](masks?|gt|ground_?truth)$", "", file.stem.lower())
         if bare != file.stem.lower() and (file.parent, bare) in stems:
             raise ValueError(f"{root / file} looks like a mask of the image next to it: put it into ground_truth/")
     read = ("train", "test", "ground_truth")
