@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Self
 import torch
 from torch import Tensor
 
-from adlib import NO, YES
+from adlib.words import NO, YES
 
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from adlib import NO, YES
 from adlib.__main__ import Parser, check_folder
+from adlib.words import NO, YES
 from repro import cluster, register, rows, sweep
 from repro import gallery as rooms
 from repro import job as runner

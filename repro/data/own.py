@@ -21,9 +21,6 @@ from adlib.images import resize, resize_masks
 from repro.data.splits import Images, plain, sha8
 
 
-_MASK = re.compile("[ ._-]*(masks?|gt|ground_?truth|labels?|seg(mentation)?)$")  # at the end of a mask's name
-
-
 def class_names(kind: str, path: Path) -> list[str]:
     """The names of the classes that have training images, without reading the images."""
     if kind == "folder":
@@ -234,8 +231,8 @@ def _masks(root: Path, files: list[Path]) -> dict[Path, list[Path]]:
             by_name.setdefault((*file.parts[1:-1], file.stem.lower()), []).append(file)
     for path in sorted(pictures.list_images(root / "ground_truth")):
         folder, stem = path.relative_to(root / "ground_truth").parts[:-1], path.stem.lower()
-        of_folder = (*folder[:-1], *(part.lower() for part in folder[-1:]))
-        names = [(*folder, stem), (*folder, _MASK.sub("", stem)), of_folder]
+        bare = re.sub("[ ._-]*(masks?|gt|ground_?truth|labels?|seg(mentation)?)$", "", stem)
+        names = [(*folder, stem), (*folder, bare), (*folder[:-1], *(part.lower() for part in folder[-1:]))]
         images = next((by_name[name] for name in names if name in by_name), [])
         if len(images) != 1:
             ways = "ground_truth/<defect>/ holds <name>.png, <name>_mask.png, <name>_gt.png or a folder <name>"
