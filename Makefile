@@ -105,7 +105,9 @@ lab: $(READY)  ## JupyterLab with this environment's kernel; what a run leaves i
 	git config filter.notebook.clean '"$(abspath $(PY))" $(STRIP)' 2>/dev/null || true
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '$(QUIET)' > .venv/share/jupyter/lab/settings/overrides.json
-	$(PY) -m jupyter lab --notebook-dir=. notebooks/two_stage.ipynb
+	trap : INT; $(PY) -m jupyter lab --notebook-dir=. notebooks/two_stage.ipynb; \
+	for file in notebooks/*.ipynb studies/*.ipynb; do \
+		git diff --quiet -- $$file 2>/dev/null && git add -- $$file; done; true  # status would go by their sizes
 
 clean:  ## what runs left behind; rows in results/ stay
 	rm -rf build results/notebooks results/scores results/logs .ruff_cache .hypothesis
