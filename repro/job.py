@@ -92,8 +92,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
 def check_parameters(given: dict, notebook: str | Path) -> None:
     """ValueError unless each given parameter is one of the notebook's and of its default's type.
 
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. What counts something by
-    default, or lists something, must not be 0 or empty.
+    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. No count or list is empty.
     """
     defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():

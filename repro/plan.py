@@ -47,8 +47,7 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
 
     A line for each device on which the rows hold a run of the job's KIND. Of such runs those with its own settings
     count, whatever their seed (is_alike: there are any), else all; of these those of its own class, else all; of what
-    is left the mean. So it is too low where only other seeds have run, and train less. Failed rows do not count, nor
-    those of stand-ins.
+    is left the mean: too low where only other seeds have run, and train less. Failed rows and stand-ins do not count.
     """
     counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
     runs = frame(counted).assign(backbone=[place(row)[-1] for row in counted])

@@ -66,8 +66,7 @@ def jobs(
     seed that none of the chosen runs holds makes trials of all of them. settings go over those of profile and run.
     datasets may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise,
     settings those of the first run on the dataset that [paper.own] names, and its own over them. Classes go by any name
-    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there, and for a protocol that
-    a dataset does not have.
+    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there.
     """
     papers = _choose(papers, register, "paper") if papers else list(register)
     _choose([profile], PROFILES, "profile")

@@ -49,8 +49,7 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
     Takes what `compare.compare` and `ours_alone` give. Each is a dict: title, metric, class_names, and series, a list
     of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None), "record"}: the paper's own method first, then its others, then the baselines.
-    Left to the tables are other settings and profiles of a method, and what a paper's methods do on a dataset of which
-    it prints nothing, but others do.
+    Left to the tables are other settings and profiles of a method, and a paper's methods where others print.
     """
     prints = set(zip(records["paper"], records["dataset"], strict=True))
     ran = [line for line in pd.concat([records, alone]).to_dict("records") if line["n_seeds"]]
@@ -112,11 +111,12 @@ def _heading(record):
 def _printed(records, own):
     """What a paper prints of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
     place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
-    same = [line for line in records.to_dict("records") if [line[name] for name in ("paper", *SAME)] == place]
-    same = [line for line in same if line["published_classes"]]
-    same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
-    mean = {"mean": same[0]["published"]} if same and same[0]["has_mean"] else {}
-    return {**same[0]["published_classes"], **mean} if same else {}
+    same = records[(records[["paper", *SAME]] == place).all(axis=1) & records["published_classes"].astype(bool)]
+    if same.empty:
+        return {}
+    is_other = same["weights"] != own["row_weights"].split("/")[0]
+    line = same.loc[is_other.idxmin()]  # the first of that backbone, else the first
+    return line["published_classes"] | ({"mean": line["published"]} if line["has_mean"] else {})
 
 
 def _command(record):
@@ -179,14 +179,8 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
 
 
 def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path:
-    """Write out_dir/costs.md, `costs` as a page; returns its path."""
-    text = "# Cost of one job\n\nOne class, one seed, all methods of the notebook, from recorded runs."
-    return _write(Path(out_dir) / "costs.md", [text, costs(register.load(), results_dir)])
-
-
-def costs(register: dict, results_dir: compare.Folder = None) -> str:
-    """What a job of each paper takes, from the rows: minutes, memory, device, as Markdown."""
-    rows, papers = compare.read_all(results_dir), list(register)
+    """Write out_dir/costs.md, what a job of each paper takes by the rows: minutes, memory, device; returns its path."""
+    rows, papers = compare.read_all(results_dir), list(register.load())
     rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & rows["paper"].isin(papers)]
     rows = rows.join(compare.run_seconds(rows).rename("seconds"), on="job").dropna(subset="seconds")
     rows = rows.assign(minutes=(rows["seconds"] / 60).round(1).clip(0.1), gb=rows["peak_memory_mb"] / 1000)
@@ -195,7 +189,9 @@ def costs(register: dict, results_dir: compare.Folder = None) -> str:
     table = groups.agg(minutes=("minutes", span), gb=("gb", "max"), device=devices)
     table = table.sort_values("paper", key=lambda column: column.map(papers.index), kind="stable")
     table = table.assign(paper="`" + table["paper"] + "`", gb=table["gb"].map("{:.1f} GB".format).replace("nan GB", ""))
-    return markdown(table.rename(columns={"minutes": "minutes a class and seed", "gb": "memory", "device": "on"}))
+    table = table.rename(columns={"minutes": "minutes a class and seed", "gb": "memory", "device": "on"})
+    text = "# Cost of one job\n\nOne class, one seed, all methods of the notebook, from recorded runs."
+    return _write(Path(out_dir) / "costs.md", [text, markdown(table)])
 
 
 def write_gaps(out_dir: Path | str, notebooks: Path | str = compare.CHECKOUT / "notebooks") -> Path:

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import toy
 
-from repro import compare, data, rows
-from repro.verify import committed, verify, verify_text
+from repro import compare, data, rows, verdicts
+from repro.sweep import outstanding
+from repro.verify import verify, verify_text
 
 
 JOB = "0123456789ab"
@@ -486,8 +487,8 @@ def folders(tmp_path):
 def test_only_jobs_with_rows_of_these_settings_are_run_again(folders):
     job = toy.toy_job()
     leave(folders[0], (job, "toy", 0.75))
-    assert committed([job, toy.toy_job("3")], folders[0]) == [job]
-    assert committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
+    assert outstanding([job, toy.toy_job("3")], folders[0])[1] == [job]
+    assert outstanding([toy.toy_job(rate=0.1)], folders[0])[1] == []  # its place holds rows of other settings
 
 
 @pytest.mark.parametrize("new, verdict", [(0.75, "same"), (0.757, "within"), (0.743, "within"), (0.77, "outside")])

@@ -320,10 +320,21 @@ def test_classes_show_the_papers_own_printed_values_ours_with_spread_and_the_com
     assert "SEEDS=0,1 PROFILE=paper`: two_stage" in digits
 
 
-def test_costs_are_minutes_and_memory_of_a_job(folder):
-    table = tables.costs(register.load(), folder)
+def test_classes_with_three_seeds_have_their_verdict_beside_the_printed_value(tmp_path):
+    fill(tmp_path, [("feature_ae", "feature_ae")], "mvtec", ["bottle", "pill"], seeds=(0, 1, 2), profile="paper",
+         weights="resnet18/imagenet", data="folder:01234567 (copy, 320 px JPEG)")  # fmt: skip
+    page = tables.write_classes(tmp_path, tmp_path).read_text()
+    part = page.partition("## feature_ae mvtec official auroc\n")[2].partition("\n## ")[0]
+    assert lines(part, "| class")[0] == "| class | printed | verdict | **feature_ae** |"
+    assert lines(part, "| pill")[0] == "| pill | 0.979 | below by 0.159 | 0.820 ± 0.010 |"
+    assert "| indicative: 2 of 15 classes, paper, 3 seeds |" in lines(part, "| **mean**")[0]
+    assert lines(part, "- data") == ["- data (copy, 320 px JPEG): feature_ae"]
+
+
+def test_costs_are_minutes_and_memory_of_a_job(folder, tmp_path):
+    table = tables.write_costs(tmp_path, folder).read_text()
     assert lines(table, "| `two_stage`") == ["| `two_stage` | mnist | paper | 1.5 | 1.5 GB | cpu |"]
-    papers = [line.split("`")[1] for line in table.splitlines()[2:]]
+    papers = [line.split("`")[1] for line in lines(table, "| `")]
     assert papers == [paper for paper in register.load() if paper in papers]
 
 
