@@ -91,7 +91,7 @@ def _is_of_these_images(row, sources):
 
     with contextlib.suppress(FileNotFoundError):
         sources[name] = sources.get(name) or data.source(name)
-    if sources.get(name, row["data"]) != row["data"]:
+    if name in sources and sources[name] != row["data"].partition(" (")[0]:  # without the words of a COPY.txt
         pictures.say(f"the images of {name} have changed since its rows were measured: it is to run again")
         return False
     return True
