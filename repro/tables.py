@@ -85,21 +85,25 @@ def write_classes(out_dir: Path | str, results_dir: compare.Folder = None) -> Pa
     records = compare.compare(None, results_dir)
     parts = [
         "# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
-        "*printed*: the paper's own method, where classes are printed. **mean** is over the classes that a column "
-        "has here, the printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` "
-        "all of it; `make verify` with the same words sets old beside new."
+        "*printed*: the paper's own method, where classes are printed; *verdict*: on a class with three seeds in "
+        "profile `paper`, by all of them. **mean** is over the classes that a column has here, the printed one over "
+        "all of the paper's. A command runs what has no rows yet; with `FORCE=1` all of it; `make verify` with the "
+        "same words sets old beside new. Below the commands stands what was measured on copies, and on which."
     ]
     for figure in figures(records, compare.ours_alone(records, results_dir)):
-        names, own, commands = figure["class_names"], figure["series"][0]["record"], {}
+        names, own, listed = figure["class_names"], figure["series"][0]["record"], {}
         table = pd.DataFrame({"class": [*names, "**mean**"]})
         if printed := _printed(records, own):
             table["printed"] = [f"{printed[name]:.3f}" if name in printed else "" for name in [*names, "mean"]]
+        if verdicts := own["class_verdicts"]:
+            table["verdict"] = [*(verdicts.get(name, "") for name in names), own["verdict"]]
         for line in (one["record"] for one in figure["series"]):
             head = f"**{line['method']}**" if line["method"] == own["row_paper"] else line["method"]
             cells = [(line["classes"].get(name, np.nan), line["spreads"].get(name, np.nan)) for name in names]
             table[head] = [*(compare.as_text(*cell) for cell in cells), line["ours"]]
-            commands.setdefault(_command(line), []).append(line["method"])
-        listed = "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items())
+            for what in [f"`{_command(line)}`", *([f"data ({line['words']})"] if line["words"] else [])]:
+                listed.setdefault(what, []).append(line["method"])
+        listed = "\n".join(f"- {what}: {', '.join(methods)}" for what, methods in listed.items())
         parts += [f"## {_heading(own)}", markdown(table), listed]
     return _write(Path(out_dir) / "classes.md", parts)
 
@@ -174,7 +178,8 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
         printed = record["printed"] if np.isnan(these) else f"{these:.3f}"
         link = f"[{ours['ours']}, {word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
         place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", "")]))
-        lines.append([question, claims.answer(checked, paper), printed, link, f"{place}: {run}"])
+        run = f"{place}: {run}" + f" ({ours['words']})" * bool(ours["words"])
+        lines.append([question, claims.answer(checked, paper), printed, link, run])
     return markdown(pd.DataFrame(lines, columns=["the paper asks", "answer", "printed", "ours", "run"]))
 
 

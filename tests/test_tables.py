@@ -278,7 +278,8 @@ def test_other_settings_of_a_baseline_are_left_out_of_the_figures(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     backbone = {"weights": "resnet18/imagenet", "image_size": 256}
-    own = [row("patch_ae", "patch_ae", name, 0.75, "mvtec", **backbone) for name in ("bottle", "pill")]
+    words = {"data": "folder:01234567 (a copy)"}
+    own = [row("patch_ae", "patch_ae", name, 0.75, "mvtec", **backbone, **words) for name in ("bottle", "pill")]
     rows.merge(tmp_path / "patch_ae.csv", own)
     rows.merge(tmp_path / "baselines.csv", [row("baselines", "pixel_ae_l2", "bottle", 0.9, "mvtec", image_size=128)])
     digits = [
@@ -300,7 +301,7 @@ def test_the_headline_has_a_line_for_each_paper_with_what_was_asked_printed_meas
     [own] = [line for line in lines(table, "| [") if "(notebooks/patch_ae.ipynb)" in line]
     printed = (1.0 + 0.982) / 2  # of these two classes
     assert f"| {printed:.3f} | [0.750, indicative](results/classes.md#patch_ae-mvtec-official-auroc) |" in own
-    assert own.endswith("| mvtec: 2 of 15 classes, quick, 1 seed, resnet18 in place of wide_resnet101_2 |")
+    assert own.endswith("| mvtec: 2 of 15 classes, quick, 1 seed, resnet18 in place of wide_resnet101_2 (a copy) |")
     [missing] = [line for line in lines(table, "| [") if "(notebooks/cbigan.ipynb)" in line]
     assert "| not run |" in missing
 
