@@ -235,7 +235,7 @@ def _judged(points, ours, profile, word, place, n_seeds):
 
 def _cheaper(paper, a, b, rows):
     name = f"milliseconds an image of {a} beside {b}"
-    same = ["class", "seed", "profile", "weights", "device"]
+    same = ["class", "seed", "profile", "weights", "image_size", "device"]
     times = rows[rows["paper"] == paper].pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
     if times.empty:
         return name, "", "not run"
