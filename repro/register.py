@@ -5,6 +5,7 @@ What the register does not hold (other settings, seeds, classes, own images) is 
 """
 
 import collections
+import functools
 import hashlib
 import itertools
 import json
@@ -151,8 +152,18 @@ def all_ids(register: dict) -> set[str]:
 def place(entry: dict) -> tuple[str, ...]:
     """What tells a job, or a result row, from the others beside which its rows stand: its labels and its backbone."""
     settings = entry["settings"]
-    backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
+    settings = json.loads(settings or "{}") if isinstance(settings, str) else settings
+    backbone = settings.get("backbone") or _usual_backbone(entry["paper"])  # a row names it, a job need not
     return *(str(entry[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
+
+
+@functools.cache
+def _usual_backbone(paper):
+    """The one that a notebook has by default, '' where it has none."""
+    from repro.job import parameters_of  # here, for that module imports this one
+
+    notebook = CHECKOUT / "notebooks" / f"{paper}.ipynb"
+    return parameters_of(notebook).get("backbone", "") if notebook.is_file() else ""
 
 
 def describe(job: dict) -> str:

@@ -242,7 +242,7 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
         outcome["error"] = outcome["error"] or "measured on stand-ins, whose rows are not for results/: give OUT="
     if outcome["error"]:
         row = {name: job[name] for name in ("paper", "dataset", "protocol", "class", "seed", "profile")}
-        row |= {"settings": settings_text(job), "job": job["id"], "status": "failed", "error": outcome["error"]}
+        row |= {"settings": settings_text(job, {}), "job": job["id"], "status": "failed", "error": outcome["error"]}
         files = {failed: outcome["notebook"].encode()} if outcome["notebook"] else {}
         rows.merge(rows_path(out, job), [rows.row(**row)], files)
         return
