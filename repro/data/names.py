@@ -11,6 +11,7 @@
 - put(name): what belongs into $ADLIB_DATA, as text; without it the module holds its images itself, and needs no folder
 - fetch(name): downloads into `cache.downloads()`, where `here` then finds it
 - CATEGORIES: its datasets whose classes are categories, each read and tested alone on its good and defective images
+- places(folder): {category: the folder in which it lies}, for the words of a COPY.txt beside it
 - SUPERCLASSES: {dataset: the classes of each superclass}, for the protocol superclass
 - alias(plain): a class by another name for it; check_copy(both, path): ValueError for an npz that cannot be right
 """
