@@ -116,8 +116,7 @@ def pixel_autoencoder(
 
     Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions that they
     come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels, or
-    1 - `images.ssim_map` at full size; an image's score is the maximum of its map. Raises ValueError for other images
-    and an unknown loss.
+    1 - `images.ssim_map` at full size; an image's score is the maximum of its map. ValueError for other images, losses.
     """
     size = train.shape[-1]
     if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):

@@ -101,8 +101,7 @@ PRESETS["rewrite"] = _TEXT | {  # branch tf2, 2021-11-02: the defaults of its co
 class Block(nn.Module):
     """Residual block of Fig. 3: (N, in_channels, H, H) -> (N, channels, H', H').
 
-    resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means), None leaves it. bias: False
-    leaves one only to the 1x1 convolution of the main path.
+    resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means). bias False: only in `third`.
     """
 
     def __init__(self, in_channels: int, channels: int, bias: bool, resample: str | None):
@@ -187,8 +186,7 @@ class CBiGAN(nn.Module):
 def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
     """The three networks, untrained, for images or patches of size x size px.
 
-    settings: as in PRESETS, else those of "text". Raises ValueError for a size that is no power of two from 32, and for
-    an unknown init or output.
+    settings: as in PRESETS, else "text". ValueError for a size no power of two from 32, and an unknown init or output.
     """
     chosen = _TEXT | settings
     for name in ("init", "output"):

@@ -1,7 +1,6 @@
 """CutPaste (Li, Sohn, Yoon, Pfister 2021): artificial defects, a piece of an image pasted elsewhere into the image.
 
-Where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) part from each other or from this, a
-comment says so.
+Comments say where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) part from this.
 """
 
 import math

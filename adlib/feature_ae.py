@@ -6,8 +6,7 @@
     anomaly_map = feature_ae.anomaly_map(maps, size=256)              # eq. (9), (10)
     s = feature_ae.score(anomaly_map)                                 # eq. (11), high = anomalous
 
-Features are a list of maps (N, c_k, h_k, w_k) from the finest level, k = 1, to the deepest, k = K, each half as large
-as the one before: what `backbones` gives.
+Features are what `backbones` gives, maps (N, c_k, h_k, w_k) from the finest level, 1, each twice as large as the next.
 """
 
 from collections.abc import Sequence
@@ -97,8 +96,7 @@ def anomaly_map(maps: Sequence[Tensor], size: int, sigma: float = 4.0, weighted:
     """Eq. (9), (10): the residual maps resized to size x size, summed, and blurred: (N, size, size).
 
     maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: level k
-    is divided by h_k * w_k, as (9) is printed, so that it counts four times as much as the next finer one; else the sum
-    is plain, as the text says.
+    is divided by h_k * w_k, as (9) is printed: four times the weight of the next finer one; else the sum is plain.
     """
     total = 0
     for phi in maps:

@@ -11,8 +11,7 @@
     s = patch_ae.reweighted(R, distances, indices, bank)                    # as PatchCore's paper has it
     anomaly_map = patch_ae.anomaly_map(distances, size=256)
 
-Images are float in [-1, 1], their sides multiples of 8 px: the stride of layer2, whose grid R has. A backbone is one
-of `backbones`.
+Images are float in [-1, 1], their sides multiples of 8 px, the stride of layer2, whose grid R has; see `backbones`.
 """
 
 import copy
@@ -67,8 +66,7 @@ class Decoder(nn.Sequential):
 class ImagewiseDecoder(nn.Sequential):
     """What the paper sets itself apart from: shaped as `Decoder`, but pixels are rebuilt from neighbours' vectors too.
 
-    Three times upsampled by 2 (bilinear), 3x3 convolution, ReLU, with hidden, hidden / 2 and hidden / 4 channels; a
-    last 3x3 convolution.
+    Thrice upsampled by 2 (bilinear), 3x3 convolution to hidden, hidden / 2, hidden / 4, ReLU; a last 3x3 convolution.
     """
 
     def __init__(self, channels: int, hidden: int = 256, image_channels: int = 3):

@@ -42,8 +42,7 @@ def shown(path: str | Path) -> str:
 def list_images(folder: Path) -> Iterator[Path]:
     """The image files in a folder and below, in no order; none where there is no folder.
 
-    Hidden files and overlays are left out, and files of other kinds, of which a line on stderr says the number. A
-    folder to which links lead again counts once.
+    Left out are hidden files, overlays, folders met again by links, and, with a line on stderr, files of other kinds.
     """
     start, others = Path(os.path.realpath(folder)), Counter()
     seen = {start}

@@ -3,7 +3,6 @@
 import io
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,10 +12,6 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from adlib import metrics
-
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
@@ -154,42 +149,6 @@ def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
     axis.plot([0, 1], [0, 1], color="0.7", linestyle=":", linewidth=1)
     axis.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
     axis.legend(loc="lower right", fontsize=8)
-    return figure
-
-
-def heat_map(table: "pd.DataFrame", marks: "pd.DataFrame") -> plt.Figure:
-    """A DataFrame of numbers in [0, 1] in color, white at 0.5; marks: a table of texts to put next to them."""
-    array, marks = table.to_numpy(), marks.to_numpy()
-    figure, axis = plt.subplots(figsize=(1.6 + 0.95 * array.shape[1], 0.5 + 0.25 * len(array)), layout="constrained")
-    axis.imshow(array, cmap="RdBu", vmin=0, vmax=1, aspect="auto")
-    for y, x in zip(*np.nonzero(~np.isnan(array)), strict=True):
-        color = "white" if abs(array[y, x] - 0.5) > 0.33 else "black"
-        axis.text(x, y, f"{array[y, x]:.3f} {marks[y, x]}".rstrip(), ha="center", va="center", color=color, fontsize=8)
-    axis.set_xticks(range(array.shape[1]), table.columns)
-    axis.set_yticks(range(len(array)), table.index)
-    axis.tick_params(length=0, labeltop=True, labelbottom=False)
-    axis.spines[:].set_visible(False)
-    return figure
-
-
-def accuracy_cost(table: "pd.DataFrame") -> plt.Figure:
-    """AUROC against seconds to train and against milliseconds an image: a DataFrame, a named point for each method."""
-    figure, axes = plt.subplots(1, 2, figsize=(9, 3.4), sharey=True, layout="constrained")
-    colors, shapes = plt.get_cmap("tab10").colors, "osD^v"
-    labels = {"train_seconds": "seconds to train", "ms_per_image": "milliseconds an image"}
-    for axis, (name, label) in zip(axes, labels.items(), strict=True):
-        for number, (method, cost, auroc) in enumerate(zip(table.index, table[name], table["auroc"], strict=True)):
-            style = {"marker": shapes[number // 10 % 5], "color": colors[number % 10], "linestyle": ""}
-            axis.plot(max(cost, 1e-3), auroc, label=method, **style)  # what needs no training stands at the left edge
-        axis.axhline(0.5, color="0.7", linestyle=":", linewidth=1)
-        axis.set(xscale="log", xlabel=label)
-    axes[0].set_ylabel("AUROC, mean over the datasets")
-    points = sorted(axes[1].lines[: len(table)], key=lambda line: line.get_ydata()[0])
-    for height, point in zip(np.linspace(0.02, 0.98, len(points)), points, strict=True):
-        style = {"color": point.get_color(), "va": "center", "fontsize": 8}
-        style |= {"arrowprops": {"arrowstyle": "-", "color": "0.8", "linewidth": 0.6}, "zorder": 0}
-        place = {"xytext": (1.08, height), "textcoords": "axes fraction"}
-        axes[1].annotate(point.get_label(), (point.get_xdata()[0], point.get_ydata()[0]), **place, **style)
     return figure
 
 

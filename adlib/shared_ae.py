@@ -149,8 +149,7 @@ def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
 def terms(x: Tensor, made: dict[str, Tensor], kind: str) -> dict[str, Tensor]:
     """The distances of equations (1), (2), (3), each (N,), by name, as far as `made` goes.
 
-    image_1 is |x - x1|, latent_1 |z - z1|, image_2 and latent_2 the same of EDE2, image_adv |x - x2'| and latent_adv
-    |z - z2'|.
+    image_1 is |x - x1|, latent_1 |z - z1|, image_2, latent_2 those of EDE2, image_adv |x - x2'|, latent_adv |z - z2'|.
     """
     distances = {}
     for name in ("1", "2", "2_adv"):
@@ -289,12 +288,10 @@ def gradients(
     each loss moves; both share E1 and E2. routing is the reading:
 
     - "separate": eq. (6) moves EDE1 (E1, D1, E2), eq. (7) moves EDE2 (E1, D2, E2), nothing else reaches either.
-    - "sum": every parameter gets the gradient of (6) + (7). The adversarial terms cancel: what is left is 1/n times
-      phase 1.
+    - "sum": every parameter gets the gradient of (6) + (7), where the adversarial terms cancel: 1/n times phase 1.
 
     With n = 1 there is phase 1 alone. A single EDE, or a plain autoencoder, has eq. (1) alone. stop_gradient: the
-    latent terms take z as given, so that beta |z - .| moves decoders and E2 and never E1. Raises ValueError for an
-    unknown routing.
+    latent terms take z as given, so that beta |z - .| never moves E1. Raises ValueError for an unknown routing.
     """
     moved, found = players(nets, routing), terms(x, forward(nets, x, adversarial=n > 1), distance)
 

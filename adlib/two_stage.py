@@ -105,8 +105,7 @@ class Decoder(nn.Sequential):
     def forward(self, z: Tensor) -> Tensor:
         """The same numbers as its layers one by one give but for rounding, in about half the time on a CPU.
 
-        The first transposed convolution, from 1 x 1, is one product of matrices, and the last, to few channels, a
-        small one and a fold.
+        The first transposed convolution, from 1 x 1, is one matrix product; the last, to few channels, one and a fold.
         """
         _, first, *middle, last, squash = self
         y = (z @ first.weight.flatten(1)).unflatten(1, first.weight.shape[1:])

@@ -114,7 +114,7 @@ def verify(args: argparse.Namespace) -> int:
     if not (args.papers or args.datasets or args.classes):
         raise ValueError("verify runs jobs again, hours of them: say which by --papers, --datasets or --classes")
     out, places = BUILD / "verify", _places(args)
-    jobs = again.committed(_of_profiles(args), RESULTS)
+    _, jobs, _ = sweep.outstanding(_of_profiles(args), RESULTS)
     if not jobs:
         raise ValueError("none of these jobs has rows in results/ that the register's settings gave")
     shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one

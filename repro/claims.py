@@ -36,13 +36,11 @@ def load(path: Path | str = PATH) -> list[dict]:
 
 
 def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder = None) -> pd.DataFrame:
-    """One line for each claim, test and dataset: paper, place, says, where, test, ours (a phrase), verdict, answers
-    (whether it answers what the paper asks).
+    """One line for each claim, test and dataset: paper, place, says, where, test, ours (a phrase), verdict, answers.
 
-    verdict: "holds", "does not hold" or "undecided" by `interval`, with "in its own table" behind it where nothing of
-    ours was asked; "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not
-    comparable: ..." where no rows pair; "not trained" where only untrained ones do; that of a printed mean by
-    `compare.verdict`; "not run"; "cannot be tested".
+    verdict: "holds", "does not hold" or "undecided" by `interval`, "in its own table" where nothing of ours was asked;
+    "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not comparable: ..." where no
+    rows pair; "not trained" where only untrained ones do; of a printed mean `verdict`; "not run"; "cannot be tested".
     """
     rows = compare.counted(compare.read_all(results_dir))
     records = compare.compare(sorted({claim["paper"] for claim in claims}) or None, results_dir, published_dir)
@@ -165,8 +163,7 @@ def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "a
 def interval(points: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of differences (classes, seeds), by a bootstrap over classes and seeds within them.
 
-    SciPy's percentile bootstrap draws the classes. It has no second level, so the statistic draws the seeds of each
-    drawn class. The random numbers are the same each time.
+    SciPy's percentile bootstrap draws the classes, the statistic their seeds, with the same random numbers each time.
     """
     from scipy.stats import bootstrap  # here, for it takes seconds to import
 
@@ -238,7 +235,7 @@ def _judged(points, ours, profile, word, place, n_seeds):
 
 def _cheaper(paper, a, b, rows):
     name = f"milliseconds an image of {a} beside {b}"
-    same = ["class", "seed", "profile", "weights", "device"]
+    same = ["class", "seed", "profile", "weights", "image_size", "device"]
     times = rows[rows["paper"] == paper].pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
     if times.empty:
         return name, "", "not run"

@@ -1,5 +1,6 @@
 """What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,11 +8,12 @@ import pandas as pd
 
 from repro.register import CHECKOUT
 from repro.rows import COLUMNS, METRICS, is_untrained, of_stand_ins, read, read_table, standing
+from repro.verdicts import among, extent, of_classes, verdict
 
 
-TOLERANCE = 0.01  # of a verdict
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
 PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # what tells printed numbers from each other
+TABLE = ["paper", "table", "dataset", "protocol", "metric"]  # what printed numbers share that stand beside each other
 TIMES = ["train_seconds", "job_seconds", "ms_per_image"]
 NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", *TIMES, "n_parameters", "peak_memory_mb", "steps"]
 # Methods whose training is a part of what another method's row says already: train_seconds there are sums.
@@ -80,8 +82,7 @@ def is_variant(method: str, methods: set[str]) -> bool:
 def run_seconds(rows: pd.DataFrame) -> pd.Series:
     """Seconds of each job, by its rows: job -> seconds; a job whose rows hold no times is not in it.
 
-    job_seconds where it is there. Else training, once for all methods that share one, and scoring of each test image:
-    that leaves out data, kernel, metrics and pictures.
+    job_seconds where it is there; else training, once for all methods that share one, and scoring, no more.
     """
     training = ["job", "train_seconds", "n_parameters", "steps"]  # alike where methods share a training
     methods = set(zip(rows["job"], rows["method"], strict=True))
@@ -91,46 +92,6 @@ def run_seconds(rows: pd.DataFrame) -> pd.Series:
     scored = (scored["ms_per_image"] * scored["n_test"] / 1000).groupby(scored["job"]).sum()
     parts = trained.groupby("job")["train_seconds"].sum().add(scored, fill_value=0)
     return rows.groupby("job")["job_seconds"].max().dropna().combine_first(parts)
-
-
-def verdict(
-    published: float, unit: float, means: list[float], classes: tuple[int, int, int], profile: str, copy: str = ""
-) -> str:
-    """One phrase on a printed number beside ours.
-
-    published: the printed value; unit: one unit of its last place. means: of each seed the mean over its classes.
-    classes: how many ran of those the printed number is over, how many it is over (0: not known), how many others ran.
-    copy: "17 of 100 classes" where the images are of a copy that lacks classes, so that another task was measured.
-    "not run" without means; "indicative: 3 of 10 classes, quick, 1 seed" unless just these classes ran in profile
-    "paper" on whole data; else "reproduced" (off by at most 0.01 and half a unit), "within noise" (the printed value
-    lies in the 95 % t-interval of three or more seeds), "above" or "below".
-    """
-    if not len(means):
-        return "not run"
-    if profile != "paper" or classes[0] != classes[1] or classes[2] or copy:
-        return f"indicative: {extent(classes, profile, len(means), copy)}"
-    means, rounding = np.array(means), 1e-9  # a difference of just the tolerance is within it, whatever fractions do
-    difference = means.mean() - published
-    if abs(difference) <= TOLERANCE + unit / 2 + rounding:
-        return "reproduced"
-    if len(means) >= 3 and abs(difference) <= t_quantile(len(means)) * means.std(ddof=1) / len(means) ** 0.5 + rounding:
-        return "within noise"
-    return "above" if difference > 0 else "below"
-
-
-def extent(classes: tuple[int, int, int], profile: str, n_seeds: int, copy: str = "") -> str:
-    """What was run, in words: '7 of 30 classes and 10 others, paper, 2 seeds'; arguments as of `verdict`."""
-    n_classes, n_expected, n_others = classes
-    others = f" and {n_others} other{'s' * (n_others > 1)}" if n_others else ""
-    parts = [f"{n_classes} of {n_expected or '?'} classes{others}", f"a copy of {copy}" if copy else "", profile]
-    return ", ".join(filter(None, [*parts, f"{n_seeds} seed{'s' * (n_seeds > 1)}"]))
-
-
-def t_quantile(n: int) -> float:
-    """Student's 97.5 % quantile for the mean of n values: n - 1 degrees of freedom."""
-    from scipy.special import stdtrit  # here, for a job does not need SciPy
-
-    return float(stdtrit(n - 1, 0.975))
 
 
 def compare(
@@ -144,13 +105,13 @@ def compare(
     papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: PLACE;
     published, the printed mean, else the mean of the printed classes, and printed, as text; published_classes {class:
     value}; ours_mean and ours_std over seeds (NaN: not run, one seed), and ours, as text; classes, spreads and
-    image_sizes {class: mean over seeds, standard deviation, size}; seeds; n_classes, n_expected, n_others (that ran and
-    are not expected), n_seeds, n_stale; profile, data, row_paper, row_weights ('': not run); label, remarks, verdict.
+    image_sizes {class: mean over seeds, standard deviation, size}; class_verdicts, by all seeds of a class; seeds;
+    n_classes, n_expected, n_others (that ran and are not expected), n_seeds, n_stale; profile, data, words (of data, in
+    brackets there), row_paper, row_weights ('': not run); label, remarks, verdict.
 
     Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick";
-    the printed backbone; of several sources of weights the one with most rows, of several image sizes too, but for
-    classes that have no row of that size. Of seeds with different classes, those with the largest set of classes.
-    Classes that the printed mean is not over (see `class_names`) count only where not all of its own ran.
+    the printed backbone; of sources of weights and image sizes as `largest_variant` says. Of seeds with different
+    classes, those with most. Classes that the printed mean is not over count only where not all of its own ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
@@ -178,15 +139,15 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
         for line in records.to_dict("records")
         for of_class, size in line["image_sizes"].items()
     }
-    rows = read_all(results_dir)
-    rows = by_metric(rows[rows["status"] == "ok"]).assign(row_paper=rows["paper"], row_weights=rows["weights"])
+    rows = read_all(results_dir).query("status == 'ok'")
+    rows = by_metric(rows.assign(row_paper=rows["paper"], row_weights=rows["weights"]))
     is_shown = [cells in shown for cells in rows[[*key, "image_size", "class"]].itertuples(index=False, name=None)]
     rows = rows[(rows["metric"] != "balanced_accuracy") & ~np.array(is_shown, bool)]
     rows = rows.assign(is_last=rows["paper"] == "baselines")
     rows["of"] = rows.groupby([*key, "image_size"], sort=False).ngroup()
     rows = rows.sort_values(["is_last", "paper", "dataset", "protocol"], kind="stable")
     alone = rows.drop_duplicates("of").set_index("of")[PLACE]
-    alone = alone.assign(published=np.nan, unit=np.nan, note="", has_mean=False)
+    alone = alone.assign(published=np.nan, unit=np.nan, table="", note="", has_mean=False)
     alone["expected"] = [class_names(*place) for place in zip(alone["dataset"], alone["protocol"], strict=True)]
     return _with_ours(alone.assign(published_classes=[{} for _ in alone.index]), rows, register)
 
@@ -203,7 +164,8 @@ def _printed_numbers(cells):
     notes = cells.groupby(PLACE, sort=False)["note"].agg("; ".join)
     has_mean = cells.groupby(PLACE)["is_mean"].transform("any")
     number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE)
-    number = number.agg(published=("value", "mean"), unit=("unit", "first"), has_mean=("is_mean", "any"))
+    first = {name: (name, "first") for name in ("table", "unit")}
+    number = number.agg(published=("value", "mean"), **first, has_mean=("is_mean", "any"))
     records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes says nothing alone
     records["note"] = ["; ".join(filter(None, dict.fromkeys(note.split("; ")))) for note in records["note"]]
     by_class = cells[cells["is_class"]].groupby(PLACE)
@@ -231,8 +193,7 @@ def _usual(rows, by, column):
 def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
     """Of rows that differ in row_weights or image size: of each record (`of`) one backbone's, of each class one size's.
 
-    A class that lacks the size which most rows have counts with its own, for a paper may see objects at one size and
-    textures at another.
+    A class without rows of the usual size counts with its own: a paper may see objects at one, textures at another.
     """
     rows = rows[rows["row_weights"] == _usual(rows, ["of"], "row_weights")]
     is_usual = rows["image_size"] == _usual(rows, ["of"], "image_size")
@@ -244,9 +205,18 @@ def _with_ours(records, rows, register):
     """The records with what their rows say; rows: `of` is the index of their record."""
     records = records.assign(n_expected=records["expected"].map(len))
     expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
-    rows = rows.assign(is_expected=np.array([not names or name in names for names, name in expected], bool))
+    rows = rows.assign(
+        is_expected=np.array([not names or name in names for names, name in expected], bool),
+        is_untrained=np.array(list(map(is_untrained, rows["diagnostics"])), bool),
+        words=rows["data"].str.extract(r" \((.+)\)$", expand=False).fillna(""),
+        copy=lambda rows: rows["words"].where(rows["words"].str.fullmatch(r"\d+ of \d+ classes"), ""),
+    )
     n_ran = rows.groupby(["of", "seed"])["is_expected"].transform("sum")
     rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # whole without the others
+    judged = rows[(rows["profile"] == "paper") & (rows["copy"] == "") & ~rows["is_untrained"]]
+    judged = judged.groupby(["of", "class"])["value"].agg(list).reset_index("class").groupby("of")
+    judged = records["published_classes"], records["unit"], _dicts(judged, "class", "value", records.index)
+    records["class_verdicts"] = list(map(of_classes, *judged))
     seeds = rows.groupby(["of", "seed"]).agg(
         names=("class", frozenset), n=("is_expected", "sum"), n_ran=("class", "size"), mean=("value", "mean")
     )
@@ -254,10 +224,8 @@ def _with_ours(records, rows, register):
     seeds = seeds[seeds["names"] == largest.reindex(seeds.index.get_level_values("of")).to_numpy()].reset_index()
     rows = rows.merge(seeds[["of", "seed"]], on=["of", "seed"])
     rows["is_stale"] = False if register is None else ~rows["job"].isin(register)
-    rows["copy"] = rows["data"].str.extract(r"\((\d+ of \d+ classes)\)$", expand=False).fillna("")
     firsts = {name: (name, "first") for name in ("profile", "row_paper", "row_weights")}
-    texts = {name: (name, _words) for name in ("data", "copy", "image_size")}
-    rows["is_untrained"] = rows["diagnostics"].map(is_untrained).astype(bool)
+    texts = {name: (name, _words) for name in ("words", "copy", "image_size")} | {"data": ("data", _sources)}
     ours = rows.groupby("of").agg(**firsts, **texts, n_stale=("is_stale", "sum"), n_untrained=("is_untrained", "sum"))
     numbers = {"ours_mean": ("mean", "mean"), "ours_std": ("mean", "std"), "n_classes": ("n", "first")}
     lists = {"means": ("mean", list), "seeds": ("seed", list), "n_seeds": ("seed", "size"), "n_ran": ("n_ran", "first")}
@@ -272,16 +240,24 @@ def _with_ours(records, rows, register):
     records = records.astype(dict.fromkeys(counts, int)).assign(n_others=lambda one: one["n_ran"] - one["n_classes"])
     weights = records["row_weights"].where(records["row_weights"] != "", records["weights"])
     records["label"] = records["method"] + (" (" + weights + ")").where(weights != "", "")
-    texts = [
-        (_as_printed(line), as_text(line["ours_mean"], line["ours_std"]), _remarks(line), _verdict(line))
-        for line in records.to_dict("records")
-    ]
-    records[["printed", "ours", "remarks", "verdict"]] = pd.DataFrame(texts, index=records.index, columns=range(4))
+    records["ours"] = list(map(as_text, records["ours_mean"], records["ours_std"]))
+    for name, say in {"printed": _as_printed, "verdict": _verdict}.items():
+        records[name] = [say(line) for line in records.to_dict("records")]
+    means = records[records["has_mean"]].groupby(TABLE)
+    tables = {place: list(zip(part["published"], part["label"], strict=True)) for place, part in means}
+    lines = records.to_dict("records")
+    records["remarks"] = [_remarks(line, tables.get(tuple(line[name] for name in TABLE), [])) for line in lines]
     return records.reset_index(drop=True)
 
 
 def _words(texts):
     return " and ".join(sorted({*texts} - {""}, key=lambda text: (len(text), text)))
+
+
+def _sources(texts):
+    """Words that several checksums share are said once, behind them: "folder:1a2b and folder:3c4d (a copy)"."""
+    by_words = sorted({*texts}, key=lambda text: (" (" not in text, text.partition(" (")[2], text))
+    return re.sub(r"( \(.+?\))(?= and \S+\1)", "", " and ".join(by_words))
 
 
 def _verdict(line):
@@ -314,11 +290,14 @@ def mean_of_these(record: dict) -> float:
     return float(np.mean([printed[name] for name in names])) if is_part else np.nan
 
 
-def _remarks(line):
-    """What else a reader must know: printed values of these classes, image size, data, stale rows."""
+def _remarks(line, printed):
+    """What else a reader must know; printed: the means of the same table, with their labels, for our place in it."""
     mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
+    is_part, is_close = line["n_classes"] != line["n_expected"], line["verdict"] in ("reproduced", "within noise")
     parts = [
         "" if np.isnan(mean) else f"printed for {', '.join(line['classes'])}: {mean:.3f}",
+        *(f"{name} {word}" for name, word in line["class_verdicts"].items() if is_part),
+        among(line["ours_mean"], line["published"], line["unit"], printed) if is_close else "",
         f"{line['image_size']} px" if line["image_size"] else "",
         f"data {line['data']}" if line["data"] not in ("", "official", "embedded") else "",
         f"{line['n_stale']} of {n_rows} rows stale" if line["n_stale"] else "",

@@ -31,6 +31,7 @@ from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
+LABELS = ["dataset", "normal_class", "protocol", "seed", "profile", "device", "out_dir"]  # of parameters: no settings
 SHORT = 66  # characters of a folder for sockets: the paths of these end at 104
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
@@ -81,7 +82,7 @@ def parameters_of(notebook: str | Path) -> dict:
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
     """What is injected into a job's notebook; ValueError where that has no such parameter, or one of another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
-    given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}
+    given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}  # LABELS
     if taken := [name for name in job["settings"] if name in given]:
         raise ValueError(f"{taken[0]} is given by the job itself and cannot be a setting of {job['paper']}")
     given |= job["settings"]
@@ -92,8 +93,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
 def check_parameters(given: dict, notebook: str | Path) -> None:
     """ValueError unless each given parameter is one of the notebook's and of its default's type.
 
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. What counts something by
-    default, or lists something, must not be 0 or empty.
+    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. No count or list is empty.
     """
     defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():
@@ -123,8 +123,8 @@ def run_job(job: dict, options: dict) -> dict:
     rows.progress(work, 0, 1, "starting")
     try:
         execute(notebook, executed, parameters)
-        extra = {"settings": settings_text(job), "job": job["id"], "commit": options.get("commit", "")}
-        extra["job_seconds"] = f"{time.monotonic() - started:.1f}"
+        extra = {"settings": settings_text(job, parameters_of(notebook)), "job": job["id"]}
+        extra |= {"commit": options.get("commit", ""), "job_seconds": f"{time.monotonic() - started:.1f}"}
         outcome["rows"] = [row | extra for row in _fitting_rows(job, work / "rows.csv")]
         scores = work / "scores.csv.gz"
         outcome["scores"] = scores.read_bytes() if scores.is_file() else None
@@ -138,9 +138,10 @@ def run_job(job: dict, options: dict) -> dict:
     return outcome
 
 
-def settings_text(job: dict) -> str:
-    """The settings of a job as its rows hold them: compact JSON."""
-    return json.dumps(job["settings"], sort_keys=True, separators=(",", ":"))
+def settings_text(job: dict, defaults: dict) -> str:
+    """What the rows of a job hold as its settings, all that its notebook has but for LABELS: compact JSON."""
+    settings = {name: value for name, value in (defaults | job["settings"]).items() if name not in LABELS}
+    return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def _fitting_rows(job, path):

@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 
 from repro.compare import frame, run_seconds
-from repro.job import settings_text
 from repro.register import CHECKOUT, place
+from repro.register import job as job_of
 from repro.rows import of_stand_ins, read, standing
 from repro.sweep import outstanding, rows_path
 
@@ -47,19 +47,19 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
 
     A line for each device on which the rows hold a run of the job's KIND. Of such runs those with its own settings
     count, whatever their seed (is_alike: there are any), else all; of these those of its own class, else all; of what
-    is left the mean. So it is too low where only other seeds have run, and train less. Failed rows do not count, nor
-    those of stand-ins.
+    is left the mean: too low where only other seeds have run, and train less. Failed rows and stand-ins do not count.
     """
     counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
     runs = frame(counted).assign(backbone=[place(row)[-1] for row in counted])
     runs["seconds"] = runs["job"].map(run_seconds(runs))
     runs["is_cpu"] = runs["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
     runs = runs.sort_values(["is_cpu", "device"]).drop_duplicates("job").dropna(subset="seconds")
-    runs = runs[[*KIND, "class", "settings", "device", "seconds"]]
-    wanted = [job | {"job": job["id"], "backbone": place(job)[-1], "settings": settings_text(job)} for job in jobs]
+    runs = runs[[*KIND, "class", "seed", "job", "device", "seconds"]]
+    wanted = [job | {"job": job["id"], "backbone": place(job)[-1]} for job in jobs]
     pairs = pd.DataFrame(wanted, columns=[*KIND, "class", "settings", "job"])
     pairs = pairs.merge(runs, on=KIND, suffixes=("", "_run"))
-    pairs["is_alike"] = pairs["settings"] == pairs["settings_run"]
+    names = ["paper", "dataset", "class_run", "protocol", "seed", "profile", "settings", "job_run"]
+    pairs["is_alike"] = [job_of(*line)["id"] == job for *line, job in pairs[names].itertuples(index=False, name=None)]
     pairs["is_of_class"] = pairs["class"] == pairs["class_run"]
     for column in ("is_alike", "is_of_class"):
         pairs = pairs[pairs[column] == pairs.groupby(["device", "job"])[column].transform("max")]

@@ -5,6 +5,7 @@ What the register does not hold (other settings, seeds, classes, own images) is 
 """
 
 import collections
+import functools
 import hashlib
 import itertools
 import json
@@ -66,8 +67,7 @@ def jobs(
     seed that none of the chosen runs holds makes trials of all of them. settings go over those of profile and run.
     datasets may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise,
     settings those of the first run on the dataset that [paper.own] names, and its own over them. Classes go by any name
-    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there, and for a protocol that
-    a dataset does not have.
+    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there.
     """
     papers = _choose(papers, register, "paper") if papers else list(register)
     _choose([profile], PROFILES, "profile")
@@ -152,8 +152,18 @@ def all_ids(register: dict) -> set[str]:
 def place(entry: dict) -> tuple[str, ...]:
     """What tells a job, or a result row, from the others beside which its rows stand: its labels and its backbone."""
     settings = entry["settings"]
-    backbone = (json.loads(settings or "{}") if isinstance(settings, str) else settings).get("backbone", "")
+    settings = json.loads(settings or "{}") if isinstance(settings, str) else settings
+    backbone = settings.get("backbone") or _usual_backbone(entry["paper"])  # a row names it, a job need not
     return *(str(entry[name]) for name in ("paper", "dataset", "protocol", "class", "seed", "profile")), str(backbone)
+
+
+@functools.cache
+def _usual_backbone(paper):
+    """The one that a notebook has by default, '' where it has none."""
+    from repro.job import parameters_of  # here, for that module imports this one
+
+    notebook = CHECKOUT / "notebooks" / f"{paper}.ipynb"
+    return parameters_of(notebook).get("backbone", "") if notebook.is_file() else ""
 
 
 def describe(job: dict) -> str:

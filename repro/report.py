@@ -2,8 +2,7 @@
 
     report.write("build/report")     # -> build/report/index.html, two_stage.html, ...
 
-The pages need neither network nor scripts: equations are MathML, pictures lie within. Code is folded to its first line,
-but for training loops.
+They need neither network nor scripts: equations are MathML, pictures lie within. Code is folded, but for training.
 """
 
 import re

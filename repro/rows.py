@@ -1,7 +1,6 @@
 """Result rows: one CSV per paper, one line per method and job; written whole or not at all, and merged under a lock.
 
-A row is a dict of text; what does not apply is empty. A notebook makes rows by `row` and leaves them by `save`; the
-sweep puts them into results/ by `merge`.
+A row is a dict of text, empty where it does not apply. A notebook makes and leaves rows; the sweep merges them.
 """
 
 import contextlib
@@ -118,8 +117,7 @@ def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
     """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: draw a bar.
 
-    loss: a number, or a tensor of one, on any device. Cheap enough for every step: written, and the loss read off the
-    device, at most twice a second, and when `what` changes or all is done.
+    loss: a number, or a tensor of one. Cheap: written, and read off the device, twice a second, or if `what` changes.
     """
     if out_dir is None:
         return _draw(done, total, what)
@@ -161,9 +159,8 @@ def merge(path: str | Path, new_rows: list[dict], files: Mapping[Path, bytes] | 
     """Put rows into a result file: read, replace, sort, write, under a lock, so that nothing there is ever lost.
 
     The `ok` rows of a job are one thing, and `files` (path -> content) belong to them: all take the place of those with
-    their KEY, or, where one of these finished after all of them, none does. A failed row is known by its job: it
-    replaces that job's earlier failure, and goes when an ok row of the job comes in. Several processes may merge at
-    once. Raises ValueError (and writes nothing) for a damaged file or row.
+    their KEY, or, where one of these finished after all of them, none does. A failed row replaces its job's earlier
+    failure, and goes when an ok row comes in. Several processes may merge at once. ValueError for damaged rows.
     """
     from filelock import FileLock  # only the sweep merges; a job does not need it
 
@@ -217,8 +214,7 @@ def _table(rows, where):
 def read_table(path: str | Path, columns: list[str], *older: list[str]) -> list[tuple[int, dict[str, str]]]:
     """The (line number, row) of a CSV whose header is `columns`, or one of `older`: what that lacks is empty.
 
-    Raises FileNotFoundError, and ValueError naming file and line: another header, a wrong number of cells, an open
-    quote, an end in the middle of a line, bytes that are no UTF-8.
+    Raises FileNotFoundError, and ValueError naming file and line, also of an end in its middle and of no UTF-8.
     """
     try:
         text = Path(path).read_bytes().decode("utf-8-sig")  # some programs put a mark before the text

@@ -1,7 +1,6 @@
 """The sweep: jobs of the register -> a process each (`job.py`) -> result rows, which only the parent writes.
 
-A job whose process died is submitted again. A notebook may leave a file `checkpoint.pt` beside its rows, as often as it
-likes: it finds the newest one there when its job is run again.
+A job whose process died is submitted again, and finds the newest `checkpoint.pt` that it left beside its rows.
 """
 
 import contextlib
@@ -92,7 +91,7 @@ def _is_of_these_images(row, sources):
 
     with contextlib.suppress(FileNotFoundError):
         sources[name] = sources.get(name) or data.source(name)
-    if sources.get(name, row["data"]) != row["data"]:
+    if name in sources and sources[name] != row["data"].partition(" (")[0]:  # without the words of a COPY.txt
         pictures.say(f"the images of {name} have changed since its rows were measured: it is to run again")
         return False
     return True
@@ -234,8 +233,7 @@ def _carry(source, target):
 def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
     """Write what a job gave under `out`, notebook, scores and rows, all of them or none (see `rows.merge`).
 
-    A failed job leaves a failed row and NAME.failed.ipynb, beside what an earlier success left, and its checkpoint. In
-    results/ a job that was run on stand-ins counts as failed.
+    A failed job leaves a failed row, NAME.failed.ipynb and its checkpoint; so does one on stand-ins in results/.
     """
     path = notebook_path(out, job)
     failed, checkpoint = path.with_suffix(".failed.ipynb"), checkpoint_path(out, job)
@@ -244,7 +242,7 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
         outcome["error"] = outcome["error"] or "measured on stand-ins, whose rows are not for results/: give OUT="
     if outcome["error"]:
         row = {name: job[name] for name in ("paper", "dataset", "protocol", "class", "seed", "profile")}
-        row |= {"settings": settings_text(job), "job": job["id"], "status": "failed", "error": outcome["error"]}
+        row |= {"settings": settings_text(job, {}), "job": job["id"], "status": "failed", "error": outcome["error"]}
         files = {failed: outcome["notebook"].encode()} if outcome["notebook"] else {}
         rows.merge(rows_path(out, job), [rows.row(**row)], files)
         return

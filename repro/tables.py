@@ -49,8 +49,7 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
     Takes what `compare.compare` and `ours_alone` give. Each is a dict: title, metric, class_names, and series, a list
     of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
     value}, "published" (float or None), "record"}: the paper's own method first, then its others, then the baselines.
-    Left to the tables are other settings and profiles of a method, and what a paper's methods do on a dataset of which
-    it prints nothing, but others do.
+    Left to the tables are other settings and profiles of a method, and a paper's methods where others print.
     """
     prints = set(zip(records["paper"], records["dataset"], strict=True))
     ran = [line for line in pd.concat([records, alone]).to_dict("records") if line["n_seeds"]]
@@ -86,21 +85,25 @@ def write_classes(out_dir: Path | str, results_dir: compare.Folder = None) -> Pa
     records = compare.compare(None, results_dir)
     parts = [
         "# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
-        "*printed*: the paper's own method, where classes are printed. **mean** is over the classes that a column "
-        "has here, the printed one over all of the paper's. A command runs what has no rows yet; with `FORCE=1` "
-        "all of it; `make verify` with the same words sets old beside new."
+        "*printed*: the paper's own method, where classes are printed; *verdict*: on a class with three seeds in "
+        "profile `paper`, by all of them. **mean** is over the classes that a column has here, the printed one over "
+        "all of the paper's. A command runs what has no rows yet; with `FORCE=1` all of it; `make verify` with the "
+        "same words sets old beside new. Below the commands stands what was measured on copies, and on which."
     ]
     for figure in figures(records, compare.ours_alone(records, results_dir)):
-        names, own, commands = figure["class_names"], figure["series"][0]["record"], {}
+        names, own, listed = figure["class_names"], figure["series"][0]["record"], {}
         table = pd.DataFrame({"class": [*names, "**mean**"]})
         if printed := _printed(records, own):
             table["printed"] = [f"{printed[name]:.3f}" if name in printed else "" for name in [*names, "mean"]]
+        if verdicts := own["class_verdicts"]:
+            table["verdict"] = [*(verdicts.get(name, "") for name in names), own["verdict"]]
         for line in (one["record"] for one in figure["series"]):
             head = f"**{line['method']}**" if line["method"] == own["row_paper"] else line["method"]
             cells = [(line["classes"].get(name, np.nan), line["spreads"].get(name, np.nan)) for name in names]
             table[head] = [*(compare.as_text(*cell) for cell in cells), line["ours"]]
-            commands.setdefault(_command(line), []).append(line["method"])
-        listed = "\n".join(f"- `{command}`: {', '.join(methods)}" for command, methods in commands.items())
+            for what in [f"`{_command(line)}`", *([f"data ({line['words']})"] if line["words"] else [])]:
+                listed.setdefault(what, []).append(line["method"])
+        listed = "\n".join(f"- {what}: {', '.join(methods)}" for what, methods in listed.items())
         parts += [f"## {_heading(own)}", markdown(table), listed]
     return _write(Path(out_dir) / "classes.md", parts)
 
@@ -112,11 +115,12 @@ def _heading(record):
 def _printed(records, own):
     """What a paper prints of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
     place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
-    same = [line for line in records.to_dict("records") if [line[name] for name in ("paper", *SAME)] == place]
-    same = [line for line in same if line["published_classes"]]
-    same.sort(key=lambda line: line["weights"] != own["row_weights"].split("/")[0])
-    mean = {"mean": same[0]["published"]} if same and same[0]["has_mean"] else {}
-    return {**same[0]["published_classes"], **mean} if same else {}
+    same = records[(records[["paper", *SAME]] == place).all(axis=1) & records["published_classes"].astype(bool)]
+    if same.empty:
+        return {}
+    is_other = same["weights"] != own["row_weights"].split("/")[0]
+    line = same.loc[is_other.idxmin()]  # the first of that backbone, else the first
+    return line["published_classes"] | ({"mean": line["published"]} if line["has_mean"] else {})
 
 
 def _command(record):
@@ -174,19 +178,14 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
         printed = record["printed"] if np.isnan(these) else f"{these:.3f}"
         link = f"[{ours['ours']}, {word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
         place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", "")]))
-        lines.append([question, claims.answer(checked, paper), printed, link, f"{place}: {run}"])
+        run = f"{place}: {run}" + f" ({ours['words']})" * bool(ours["words"])
+        lines.append([question, claims.answer(checked, paper), printed, link, run])
     return markdown(pd.DataFrame(lines, columns=["the paper asks", "answer", "printed", "ours", "run"]))
 
 
 def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path:
-    """Write out_dir/costs.md, `costs` as a page; returns its path."""
-    text = "# Cost of one job\n\nOne class, one seed, all methods of the notebook, from recorded runs."
-    return _write(Path(out_dir) / "costs.md", [text, costs(register.load(), results_dir)])
-
-
-def costs(register: dict, results_dir: compare.Folder = None) -> str:
-    """What a job of each paper takes, from the rows: minutes, memory, device, as Markdown."""
-    rows, papers = compare.read_all(results_dir), list(register)
+    """Write out_dir/costs.md, what a job of each paper takes by the rows: minutes, memory, device; returns its path."""
+    rows, papers = compare.read_all(results_dir), list(register.load())
     rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & rows["paper"].isin(papers)]
     rows = rows.join(compare.run_seconds(rows).rename("seconds"), on="job").dropna(subset="seconds")
     rows = rows.assign(minutes=(rows["seconds"] / 60).round(1).clip(0.1), gb=rows["peak_memory_mb"] / 1000)
@@ -195,7 +194,9 @@ def costs(register: dict, results_dir: compare.Folder = None) -> str:
     table = groups.agg(minutes=("minutes", span), gb=("gb", "max"), device=devices)
     table = table.sort_values("paper", key=lambda column: column.map(papers.index), kind="stable")
     table = table.assign(paper="`" + table["paper"] + "`", gb=table["gb"].map("{:.1f} GB".format).replace("nan GB", ""))
-    return markdown(table.rename(columns={"minutes": "minutes a class and seed", "gb": "memory", "device": "on"}))
+    table = table.rename(columns={"minutes": "minutes a class and seed", "gb": "memory", "device": "on"})
+    text = "# Cost of one job\n\nOne class, one seed, all methods of the notebook, from recorded runs."
+    return _write(Path(out_dir) / "costs.md", [text, markdown(table)])
 
 
 def write_gaps(out_dir: Path | str, notebooks: Path | str = compare.CHECKOUT / "notebooks") -> Path:

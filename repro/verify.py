@@ -5,15 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from repro.compare import TOLERANCE, by_metric, frame, t_quantile
+from repro.compare import by_metric, frame
 from repro.register import describe
 from repro.rows import KEY, read
-from repro.sweep import outstanding
-
-
-def committed(jobs: list[dict], folder: Path | str) -> list[dict]:
-    """Those of the jobs that have rows under `folder`, with the settings that the register gives them now."""
-    return outstanding(jobs, folder)[1]
+from repro.verdicts import TOLERANCE, t_quantile
 
 
 def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> pd.DataFrame:

@@ -1,5 +1,7 @@
 """The rows of a study in its CSV: read, and added to, by one process or several."""
 
+import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,5 +26,7 @@ def add(
     with FileLock(f"{path}.lock"):
         by_key = {tuple(row[name] for name in key): row for row in [*read(path, columns), *texts]}
         rows = sorted(by_key.values(), key=order) if order else by_key.values()
-        lines = [",".join(columns), *(",".join(row[name] for name in columns) for row in rows)]
-        write_whole(path, ("\n".join(lines) + "\n").encode())
+        text = io.StringIO(newline="")
+        lines = [[row[name] for name in columns] for row in rows]
+        csv.writer(text, lineterminator="\n").writerows([columns, *lines])
+        write_whole(path, text.getvalue().encode())

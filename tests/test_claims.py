@@ -192,6 +192,13 @@ def test_a_cost_may_differ_by_a_tenth(check, ms, verdict):
     assert (record["ours"], record["verdict"]) == (f"{ms:.2f} times, median of 1 run", verdict)
 
 
+def test_costs_are_compared_at_equal_image_size(check):
+    for size, ms in ((64, 1.0), (256, 9.0)):
+        leave(check.folder, "toy", {"1": 0.9}, ms_per_image=ms, image_size=size)
+    leave(check.folder, "rival", {"1": 0.9}, ms_per_image=1.0, image_size=64)
+    assert check(cheaper=["toy", "rival"])["ours"] == "1.00 times, median of 1 run"
+
+
 def test_what_cannot_be_tested_says_why(check):
     assert check(cannot="private images")["ours"] == "private images"
 

@@ -5,8 +5,9 @@ import pandas as pd
 import pytest
 import toy
 
-from repro import compare, data, rows
-from repro.verify import committed, verify, verify_text
+from repro import compare, data, rows, verdicts
+from repro.sweep import outstanding
+from repro.verify import verify, verify_text
 
 
 JOB = "0123456789ab"
@@ -142,6 +143,27 @@ def test_other_classes_and_copies_that_lack_classes_are_indicative_in_every_prof
 
 def test_without_rows_it_is_not_run():
     assert compare.verdict(0.973, 0.001, [], (0, 10, 0), "") == "not run"
+
+
+def test_a_class_with_three_seeds_has_a_verdict_of_its_own():
+    seeds = {"a": [0.80, 0.81, 0.82], "b": [0.90] * 3, "c": [0.6, 0.7, 0.8], "d": [0.5] * 3, "e": [0.9] * 2}
+    printed = {"a": 0.815, "b": 0.931, "c": 0.8, "e": 0.9}  # d is not printed, e has two seeds
+    assert verdicts.of_classes(printed, 0.001, seeds) == {"a": "reproduced", "b": "below by 0.031", "c": "within noise"}
+
+
+def test_a_mean_has_its_place_among_the_printed_ones():
+    table = [(0.985, "small"), (0.987, "mkd"), (0.990, "wide"), (0.948, "svdd")]
+    for ours, expected in [
+        (0.9901, "between mkd's 0.987 and wide's 0.990"),  # level with one is not past it
+        (0.9880, "between mkd's 0.987 and wide's 0.990"),
+        (0.9861, "between small's 0.985 and mkd's 0.987"),
+        (0.9800, "between svdd's 0.948 and small's 0.985"),
+        (0.9950, "above wide's 0.990"),
+        (0.9400, "below svdd's 0.948"),
+        (0.9852, ""),  # as printed
+    ]:
+        assert verdicts.among(ours, 0.985, 0.001, table) == expected
+    assert verdicts.among(0.994, 0.985, 0.001, [(0.985, "toy"), (0.95, "far")]) == ""  # no gap is that narrow
 
 
 # comparisons
@@ -286,6 +308,54 @@ def test_printed_classes_stand_beside_the_classes_that_ran(tmp_path):
     assert record["verdict"] == "indicative: 1 of 15 classes, paper, 1 seed"
     assert (record["printed"], record["ours"]) == ("0.906", "0.900")
     assert record["remarks"].startswith("printed for pill: 0.931, ")
+
+
+def test_printed_classes_with_three_seeds_are_judged_while_their_mean_is_indicative(tmp_path):
+    cells = [f"mvtec,official,{name},toy,,auroc,{value}," for name, value in (("bottle", 0.998), ("pill", 0.979))]
+    folder = write_published(tmp_path / "published", [*cells, "mvtec,official,mean,toy,,auroc,0.976,"])
+    place = {"paper": "toy", "method": "toy", "dataset": "mvtec", "image_size": 256}
+    words = {"data": "folder:1a2b3c4d (copy, 320 px JPEG)"}
+    for seed in range(3):
+        rows.merge(
+            tmp_path / "toy.csv", [made(**place, class_="bottle", seed=seed, auroc=0.99 + 0.002 * seed, **words)]
+        )
+    given = {**place, "data": "folder:5e6f7a8b (copy, 320 px JPEG)"}
+    rows.merge(tmp_path / "toy.csv", [made(**given, class_="pill", auroc=0.9)])
+    (record,) = records_of(["toy"], tmp_path, folder)
+    assert record["verdict"] == "indicative: 2 of 15 classes, paper, 1 seed"
+    assert record["class_verdicts"] == {"bottle": "reproduced"}  # by its three seeds, of which the mean has one
+    assert record["remarks"] == (
+        "printed for bottle, pill: 0.988, bottle reproduced, 256 px, "
+        "data folder:1a2b3c4d and folder:5e6f7a8b (copy, 320 px JPEG)"
+    )
+    for seed in (1, 2):
+        rows.merge(tmp_path / "toy.csv", [made(**given, class_="pill", seed=seed, auroc=0.9)])
+    (record,) = records_of(["toy"], tmp_path, folder)
+    assert "bottle reproduced, pill below by 0.079" in record["remarks"]
+    quick = [dict(row, profile="quick") for row in rows.read(tmp_path / "toy.csv")]
+    rows.merge(tmp_path / "quick" / "toy.csv", quick)
+    assert records_of(["toy"], tmp_path / "quick", folder)[0]["class_verdicts"] == {}
+
+
+def test_what_is_reproduced_says_between_which_printed_methods_it_lies(tmp_path):
+    cells = [("toy", 0.985), ("rival", 0.987), ("third", 0.990), ("old", 0.9)]
+    lines = [f"mnist,official,mean,{method},,auroc,{value:.3f}," for method, value in cells]
+    rows.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.9902))
+    record = records_of(["toy"], tmp_path, write_published(tmp_path / "published", lines))[0]
+    assert (record["verdict"], record["remarks"]) == ("reproduced", "between rival's 0.987 and third's 0.990, 32 px")
+    rows.merge(tmp_path / "toy.csv", all_classes(paper="toy", method="toy", auroc=0.999))
+    record = records_of(["toy"], tmp_path, tmp_path / "published")[0]
+    assert (record["verdict"], record["remarks"]) == ("above", "32 px")
+
+
+def test_words_that_sources_share_are_said_once_and_only_of_these(tmp_path):
+    folder = write_published(tmp_path / "published", ["mnist,official,mean,toy,,auroc,0.900,"])
+    said = ["folder:a", "folder:b (scans)", "folder:c (copy, 320 px)", "folder:d (copy, 320 px)", "official"]
+    made_rows = [made(paper="toy", method="toy", class_=str(i), data=text) for i, text in enumerate(said)]
+    rows.merge(tmp_path / "toy.csv", made_rows)
+    (record,) = records_of(["toy"], tmp_path, folder)
+    assert record["data"] == "folder:c and folder:d (copy, 320 px) and folder:b (scans) and folder:a and official"
+    assert record["words"] == "scans and copy, 320 px"
 
 
 def coil100(folder, names, seeds=(0,), auroc=1.0, **values):
@@ -486,8 +556,8 @@ def folders(tmp_path):
 def test_only_jobs_with_rows_of_these_settings_are_run_again(folders):
     job = toy.toy_job()
     leave(folders[0], (job, "toy", 0.75))
-    assert committed([job, toy.toy_job("3")], folders[0]) == [job]
-    assert committed([toy.toy_job(rate=0.1)], folders[0]) == []  # its place holds rows of other settings
+    assert outstanding([job, toy.toy_job("3")], folders[0])[1] == [job]
+    assert outstanding([toy.toy_job(rate=0.1)], folders[0])[1] == []  # its place holds rows of other settings
 
 
 @pytest.mark.parametrize("new, verdict", [(0.75, "same"), (0.757, "within"), (0.743, "within"), (0.77, "outside")])

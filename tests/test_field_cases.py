@@ -115,6 +115,18 @@ def test_data_grew(folder, tmp_path, capsys):
     assert sweep.outstanding([job], tmp_path / "out") == ([], [job], [])
 
 
+def test_words_on_a_copy_make_no_other_data_of_it(folder, tmp_path):
+    job, row = a_row(folder)
+    rows.merge(tmp_path / "out" / "baselines.csv", [row])
+    (folder / "COPY.txt").write_text("copy, 320 px JPEG")
+    assert sweep.outstanding([job], tmp_path / "out") == ([], [job], [])
+    rows.merge(tmp_path / "out" / "baselines.csv", [{**row, "data": split(folder).source}])
+    assert rows.read(tmp_path / "out" / "baselines.csv")[0]["data"].endswith(" (copy, 320 px JPEG)")
+    assert sweep.outstanding([job], tmp_path / "out") == ([], [job], [])
+    save(picture(90), folder / "train/good/090.png")
+    assert sweep.outstanding([job], tmp_path / "out") == ([job], [], [])
+
+
 def test_the_checksum_of_own_images_is_that_of_their_rows(folder):
     assert data.source(f"folder:{folder}") == split(folder).source
 

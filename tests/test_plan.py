@@ -119,6 +119,13 @@ def test_runs_of_the_same_settings_come_first_then_those_of_the_same_class():
     assert [found[one["id"]] for one in wanted] == [(15, True), (30, True), (1000, False), (618, False)]
 
 
+def test_settings_are_alike_by_the_job_whatever_else_the_row_says():
+    """Rows name all settings of the notebook, jobs those of the register."""
+    one, other = job(seed=1, steps=9), job(seed=1, steps=7)
+    told = {**row(job(seed=0, steps=9), train_seconds=50), "settings": '{"rate":0.5,"steps":9}'}
+    assert estimates([one, other], [told]) == {CPU: {one["id"]: (50, True), other["id"]: (50, False)}}
+
+
 def test_rows_of_anything_else_tell_nothing():
     one = job("mnist", backbone="resnet18")
     others = [

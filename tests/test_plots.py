@@ -4,7 +4,6 @@ import io
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import torch
 from PIL import Image
 
@@ -51,21 +50,4 @@ def test_each_class_has_a_line_of_dots_and_a_printed_mean_is_dashed():
     assert (printed.get_xdata()[0], printed.get_linestyle(), chance.get_xdata()[0]) == (0.95, "--", 0.5)
     assert [label.get_text() for label in axis.get_yticklabels()] == ["a", "b", "c"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m, quick (printed 0.950)", "n, quick"]
-    plots.plt.close(figure)
-
-
-def test_a_heat_map_shows_numbers_with_their_marks_and_leaves_empty_fields_empty():
-    table = pd.DataFrame({"mnist": [0.9, 0.4], "coil100": [np.nan, 1.0]}, index=["a", "b"])
-    figure = plots.heat_map(table, pd.DataFrame({"mnist": ["p", ""], "coil100": ["", ""]}, index=["a", "b"]))
-    assert [text.get_text() for text in figure.axes[0].texts] == ["0.900 p", "0.400", "1.000"]
-    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["mnist", "coil100"]
-    plots.plt.close(figure)
-
-
-def test_what_needs_no_training_stands_at_the_left_edge_of_the_costs():
-    table = pd.DataFrame({"auroc": [0.8], "train_seconds": [0.0], "ms_per_image": [2.0]}, index=["knn"])
-    figure = plots.accuracy_cost(table)
-    (left, *_), (right, *_) = (axis.lines for axis in figure.axes)
-    assert (left.get_xdata()[0], left.get_ydata()[0], right.get_xdata()[0]) == (1e-3, 0.8, 2.0)
-    assert [text.get_text() for text in figure.axes[1].texts] == ["knn"]
     plots.plt.close(figure)

@@ -279,3 +279,11 @@ def test_the_place_of_a_row_is_that_of_its_job(tmp_path):
         row = {**{name: str(job[name]) for name in job}, "settings": json.dumps(job["settings"])}
         assert register.place(row) == register.place(job)
     assert register.place({**row, "settings": ""})[-1] == ""
+
+
+def test_a_job_that_leaves_the_backbone_to_its_notebook_has_the_place_of_its_rows():
+    """Rows name every setting, the backbone too; a job has what the register gives."""
+    job = register.jobs(register.load(), ["two_stage"], ["mnist"], ["8"], [0], "quick")[0]
+    assert "backbone" not in job["settings"]
+    rows = [{**job, "settings": json.dumps({**job["settings"], "backbone": name})} for name in ("resnet18", "other")]
+    assert [register.place(row) == register.place(job) for row in rows] == [True, False]

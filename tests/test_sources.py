@@ -295,6 +295,31 @@ def test_what_lies_beside_the_mark_is_a_stand_in_and_is_cached_apart(root):
     assert data.one_class("mvtec", "pill", size=8).source.startswith("folder:")
 
 
+# ---- what kind of copy it is, in words
+
+
+def test_a_file_beside_the_images_says_in_rows_what_kind_of_copy_they_are(root):
+    write_category(root / "mvtec" / "pill")
+    own = write_category(root / "screws")
+    names = [("mvtec", "pill"), (f"folder:{own}", "good")]
+
+    def sources_now():
+        return [data.one_class(*name, size=8).source for name in names]
+
+    plain = sources_now()
+    assert all(re.fullmatch("folder:[0-9a-f]{8}", source) for source in plain)
+    (root / "mvtec" / sources.COPY).write_text(" copy,\t320 px JPEG \nmade in May\n")
+    (own / sources.COPY).write_text("scans")
+    # of what lies prepared too, whose cache and checksum stay as they are
+    assert sources_now() == [f"{plain[0]} (copy, 320 px JPEG)", f"{plain[1]} (scans)"]
+    assert data.load("mvtec", "test", size=8, of="pill").source == f"{plain[0]} (copy, 320 px JPEG)"
+    assert len(cache_files()) == 2 and data.source(names[1][0]) == plain[1]
+    (own / sources.COPY).write_text("\n")
+    assert sources_now()[1] == plain[1]
+    (root / sources.STAND_IN).touch()  # what was drawn is no copy
+    assert re.fullmatch("stand-in:[0-9a-f]{8}", data.one_class("mvtec", "pill", size=8).source)
+
+
 # ---- a new dataset
 
 

@@ -204,6 +204,14 @@ def test_a_study_of_lengths_goes_on_from_its_checkpoint_number_for_number(length
     assert capsys.readouterr().out == ""
 
 
+def test_rows_of_a_study_hold_words_with_commas(patches, tmp_path):
+    row = dict.fromkeys(patches.COPY_COLUMNS, "") | {"category": "pill", "copy": "as it is"}
+    row["data"] = "folder:01234567 (copy, 320 px JPEG)"
+    for _ in range(2):
+        patches.store.add([row], tmp_path / "rows.csv", patches.COPY_COLUMNS, ["category", "copy"])
+    assert patches.store.read(tmp_path / "rows.csv", patches.COPY_COLUMNS) == [row]
+
+
 def test_a_checkpoint_of_other_settings_is_not_used(lengths, tmp_path, capsys):
     unit, folder = lengths.units()[0], tmp_path / "checkpoints"
     lengths.run(unit, tmp_path / "rows.csv", folder, stop=1)

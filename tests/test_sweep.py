@@ -89,7 +89,11 @@ def test_a_job_leaves_rows_scores_and_notebook(swept):
         ("mean", "0.750000", "ok"),
         ("toy", "0.750000", "ok"),
     ]
-    assert json.loads(lines[0]["settings"]) == job["settings"]
+    defaults = {"rate": 0.5, "steps": 3, "sizes": [1, 2], "shown": True, "anything": None}
+    assert json.loads(lines[0]["settings"]) == {
+        **defaults,
+        **job["settings"],
+    }  # also what the job leaves to the notebook
     with gzip.open(sweep.scores_path(swept["out"], job), "rt") as file:
         assert list(csv.reader(file))[1] == ["0", "a", "0", "0.1"]
     cells = json.loads(sweep.notebook_path(swept["out"], job).read_text())["cells"]

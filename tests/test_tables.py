@@ -187,7 +187,8 @@ def test_every_method_stands_on_every_dataset_with_the_classes_that_most_ran(tmp
     baselines = [
         *(row("baselines", "pca", name, 0.8, data="stand-in:01234567") for name in "82"),
         *(row("baselines", "knn", name, 0.3, **other) for name in "82"),
-        *(row("baselines", method, name, 0.3) for name in "82" for method in ("ocsvm", "mean_image")),
+        *(row("baselines", "ocsvm", name, 0.3, train_seconds=0) for name in "82"),
+        *(row("baselines", "mean_image", name, 0.3) for name in "82"),
     ]
     rows.merge(tmp_path / "two_stage.csv", two_stage)
     rows.merge(tmp_path / "baselines.csv", baselines)
@@ -202,6 +203,19 @@ def test_every_method_stands_on_every_dataset_with_the_classes_that_most_ran(tmp
     cost = "| two_stage | two_stage | 1 | 55 | 1 |  | cpu |"
     assert cost in found and "pca" not in found and "knn" not in found
     assert [text.get_text() for text in figures[-2].axes[0].texts] == ["0.800", "0.500 p", "0.300", "0.300"]
+    left = {line.get_label(): line.get_xdata()[0] for line in figures[-1].axes[0].lines}
+    assert left["two_stage"] == 55 and left["ocsvm"] == 1e-3  # what needs no training stands at the left edge
+
+
+def test_tables_say_what_was_measured_on_copies(tmp_path, execute):
+    methods = [("cbigan", "cbigan"), ("cbigan", "egbad")]
+    fill(tmp_path, methods, "mvtec", ["bottle"], data="folder:01234567 (a copy)")
+    text, _ = execute(tmp_path)
+    claims = section(text, "Claim by claim")
+    assert "| mvtec, official (a copy) | cbigan minus egbad, AUROC |" in claims
+    assert "| mvtec, official | its table's means, AUROC | printed:" in claims  # there nothing of ours was measured
+    assert "| paper | method | mvtec (bottle) (a copy) |" in section(text, "Every method on every dataset")
+    assert "data folder:01234567 (a copy)" in section(text, "Printed and ours")
 
 
 def test_the_notebook_is_stored_without_outputs_and_in_short_cells():
@@ -264,7 +278,8 @@ def test_other_settings_of_a_baseline_are_left_out_of_the_figures(tmp_path):
 @pytest.fixture
 def folder(tmp_path):
     backbone = {"weights": "resnet18/imagenet", "image_size": 256}
-    own = [row("patch_ae", "patch_ae", name, 0.75, "mvtec", **backbone) for name in ("bottle", "pill")]
+    words = {"data": "folder:01234567 (a copy)"}
+    own = [row("patch_ae", "patch_ae", name, 0.75, "mvtec", **backbone, **words) for name in ("bottle", "pill")]
     rows.merge(tmp_path / "patch_ae.csv", own)
     rows.merge(tmp_path / "baselines.csv", [row("baselines", "pixel_ae_l2", "bottle", 0.9, "mvtec", image_size=128)])
     digits = [
@@ -286,7 +301,7 @@ def test_the_headline_has_a_line_for_each_paper_with_what_was_asked_printed_meas
     [own] = [line for line in lines(table, "| [") if "(notebooks/patch_ae.ipynb)" in line]
     printed = (1.0 + 0.982) / 2  # of these two classes
     assert f"| {printed:.3f} | [0.750, indicative](results/classes.md#patch_ae-mvtec-official-auroc) |" in own
-    assert own.endswith("| mvtec: 2 of 15 classes, quick, 1 seed, resnet18 in place of wide_resnet101_2 |")
+    assert own.endswith("| mvtec: 2 of 15 classes, quick, 1 seed, resnet18 in place of wide_resnet101_2 (a copy) |")
     [missing] = [line for line in lines(table, "| [") if "(notebooks/cbigan.ipynb)" in line]
     assert "| not run |" in missing
 
@@ -306,10 +321,21 @@ def test_classes_show_the_papers_own_printed_values_ours_with_spread_and_the_com
     assert "SEEDS=0,1 PROFILE=paper`: two_stage" in digits
 
 
-def test_costs_are_minutes_and_memory_of_a_job(folder):
-    table = tables.costs(register.load(), folder)
+def test_classes_with_three_seeds_have_their_verdict_beside_the_printed_value(tmp_path):
+    fill(tmp_path, [("feature_ae", "feature_ae")], "mvtec", ["bottle", "pill"], seeds=(0, 1, 2), profile="paper",
+         weights="resnet18/imagenet", data="folder:01234567 (copy, 320 px JPEG)")  # fmt: skip
+    page = tables.write_classes(tmp_path, tmp_path).read_text()
+    part = page.partition("## feature_ae mvtec official auroc\n")[2].partition("\n## ")[0]
+    assert lines(part, "| class")[0] == "| class | printed | verdict | **feature_ae** |"
+    assert lines(part, "| pill")[0] == "| pill | 0.979 | below by 0.159 | 0.820 ± 0.010 |"
+    assert "| indicative: 2 of 15 classes, paper, 3 seeds |" in lines(part, "| **mean**")[0]
+    assert lines(part, "- data") == ["- data (copy, 320 px JPEG): feature_ae"]
+
+
+def test_costs_are_minutes_and_memory_of_a_job(folder, tmp_path):
+    table = tables.write_costs(tmp_path, folder).read_text()
     assert lines(table, "| `two_stage`") == ["| `two_stage` | mnist | paper | 1.5 | 1.5 GB | cpu |"]
-    papers = [line.split("`")[1] for line in table.splitlines()[2:]]
+    papers = [line.split("`")[1] for line in lines(table, "| `")]
     assert papers == [paper for paper in register.load() if paper in papers]
 
 

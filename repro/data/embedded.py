@@ -1,7 +1,6 @@
 """The datasets that need no files: scikit-learn's `digits`, and `textures`, drawn fabrics with exact masks of defects.
 
-`textures` has the shape of MVTec AD in small: per category good images to train on, to test good ones and several kinds
-of defects. No two images are alike; the same key draws the same image.
+`textures` has the shape of MVTec AD in small. No two images are alike; the same key draws the same image.
 """
 
 import math

@@ -37,7 +37,7 @@ def put(name: str) -> str:
 
 def here(name: str, folder: Path) -> list[str]:
     """The categories that lie here unpacked, all where the archive does."""
-    return list(NAMES) if (folder / ARCHIVE).is_file() else list(_unpacked(folder))
+    return list(NAMES) if (folder / ARCHIVE).is_file() else list(places(folder))
 
 
 def fetch(name: str) -> None:
@@ -55,7 +55,7 @@ def read(name: str, folder: Path, category: str, size: int | None, resample: str
     ValueError for an altered or dangerous archive, for other training folders than good and for unreadable images.
     """
     unpacked = cache.downloads() / "mvtec"
-    place = _unpacked(folder).get(category) or _unpacked(cache.downloads()).get(category)
+    place = places(folder).get(category) or places(cache.downloads()).get(category)
     if not place:
         _unpack(folder / ARCHIVE, unpacked)
         (cache.downloads() / ARCHIVE).unlink(missing_ok=True)  # 5 GB that lie there unpacked
@@ -75,10 +75,10 @@ def read(name: str, folder: Path, category: str, size: int | None, resample: str
     return splits
 
 
-def _unpacked(folder: Path) -> dict[str, Path]:
+def places(folder: Path) -> dict[str, Path]:
     """{category: folder} of what lies unpacked, in the order of NAMES; the second place wins."""
-    places = [folder / "mvtec_anomaly_detection", folder / "mvtec"]
-    return {name: place / name for name in NAMES for place in places if (place / name).is_dir()}
+    around = [folder / "mvtec_anomaly_detection", folder / "mvtec"]
+    return {name: place / name for name in NAMES for place in around if (place / name).is_dir()}
 
 
 def _unpack(archive: Path, target: Path) -> None:

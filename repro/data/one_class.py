@@ -45,8 +45,7 @@ def one_class(
     protocol: "official" trains on the train split and tests on the whole test split. "80-20" pools both; of each class
     a permutation by `seed`, the same whichever class is normal, gives 80 % to a train part and the rest to a test part;
     tested are the normal test part and as many anomalies, drawn by `seed` from the others' test parts (all, if fewer).
-    "superclass", of cifar100 alone, is official within the superclass of `normal`: neither test nor validation holds
-    images of other classes than its five.
+    "superclass", of cifar100 alone, is official within the five classes of `normal`'s superclass, validation too.
     n_train: at most so many normal training images, drawn by `seed`; None is all.
     validation: the share of the normal training images, 0 <= share < 1, to hold out; with them come as many anomalies
     from the other classes' train split (in 80-20 their train part; all, if fewer), none where a class is a category.

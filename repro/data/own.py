@@ -128,8 +128,7 @@ def read_folder(root: Path, size: int | None, resample: str) -> tuple[Images, Im
 
     Each image is resized on reading (`adlib.images.resize`), so that sizes may differ; with size None they must not.
     One channel if all images are grey, else three. A test image of a class without training images is anomalous; where
-    ground_truth/ exists it must have a mask there, see `_masks`, of its own size, that marks something. 16-bit grey
-    images are read by `adlib.pictures.white` of the training images.
+    ground_truth/ exists it must have a mask there (`_masks`), of its own size, that marks something. 16 bits: `white`.
     """
     files = _list_files(root)
     trained = class_names("folder", root)

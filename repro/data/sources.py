@@ -9,7 +9,8 @@ downloads, then it is downloaded; ADLIB_OFFLINE=1 forbids that. What was prepare
 after other data of the same name are put under $ADLIB_DATA, the cache file is to be deleted.
 
 Where $ADLIB_DATA holds a file STAND-IN.txt, what lies there was drawn to try jobs without the real images: it is called
-"stand-in:<sha8>", which no row in results/ may say, and is cached apart.
+"stand-in:<sha8>", which no row in results/ may say, and is cached apart. The first line of a file COPY.txt, beside
+MVTec's categories or in a user's own folder, says what copies they are: "folder:1a2b3c4d (copy, 320 px JPEG)".
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from repro.data.splits import Images, plain
 
 
 RESAMPLES = ("antialias", "bilinear")
-STAND_IN = "STAND-IN.txt"
+STAND_IN, COPY = "STAND-IN.txt", "COPY.txt"
 
 
 def load(name: str, split: str, size: int | None = None, resample: str = "antialias", of: object = None) -> Images:
@@ -53,6 +54,8 @@ def prepared(name: str, size: int | None, resample: str, category: str | None = 
     for part in both:  # a cache, also one of before, holds the plain source
         if is_stand_in(name):
             part.source = "stand-in:" + part.source.rpartition(":")[2]
+        elif part.source.startswith("folder:"):
+            part.source += _words(name, category)
         if n < n_all and not category:
             part.source += f" ({n} of {n_all} classes)"
     return both
@@ -106,9 +109,8 @@ def missing(
 ) -> tuple[str, str, bool] | None:
     """What a job on class `normal` of a dataset lacks here: (what, how to get it, whether it downloads that by itself).
 
-    None where the images are there, as `there` finds them; what: "mnist"; "mvtec bottle", a category; "cifar100 wolf",
-    a class that the copy at hand lacks; "folder:PATH". classes_there: `functools.cache(there)` where many are asked
-    for. Raises ValueError for an unknown dataset.
+    None where `there` finds the images; what: "mnist"; "mvtec bottle", a category; "cifar100 wolf", which the copy at
+    hand lacks; "folder:PATH". classes_there: `functools.cache(there)` for many. ValueError for an unknown dataset.
     """
     kind, path = parse(name)
     if path:
@@ -130,6 +132,18 @@ def is_stand_in(name: str) -> bool:
     """Whether what a known dataset is read from is marked as drawn; what is measured on it counts nowhere."""
     root = os.environ.get("ADLIB_DATA")
     return bool(root) and hasattr(DATASETS.get(name), "put") and (Path(root).expanduser() / STAND_IN).is_file()
+
+
+def _words(name: str, category: str | None) -> str:
+    """ " (copy, 320 px JPEG)", as COPY.txt says it of images in a folder; "" where there is none."""
+    place, root = parse(name)[1], os.environ.get("ADLIB_DATA")
+    if category and root and hasattr(DATASETS[name], "places"):
+        of_category = DATASETS[name].places(Path(root).expanduser()).get(category)
+        place = of_category and of_category.parent
+    if not place or not (place / COPY).is_file():
+        return ""
+    words = " ".join((place / COPY).read_text(encoding="utf-8-sig", errors="replace").partition("\n")[0].split())
+    return f" ({words})" * bool(words)
 
 
 def cache_path(name: str, size: int | None, resample: str = "antialias", category: str | None = None) -> Path:
@@ -245,8 +259,7 @@ def _classes_of_copy(name: str, path: Path) -> list[str]:
 
 
 def _read_copy(name: str, path: Path) -> tuple[Images, Images]:
-    """The two `Images` of a copy, which may name and order the classes of a known dataset in its own way and name some
-    that it has no images of."""
+    """The two `Images` of a copy, which may name and order classes in its own way, and name some without images."""
     names, both = CLASS_NAMES[name], own.read_npz(path, CLASS_NAMES[name])
     labels = torch.full((len(both[0].class_names),), -1)
     for label in torch.cat([part.labels for part in both]).unique().tolist():
