@@ -11,7 +11,6 @@ import pandas as pd
 
 from repro import compare
 from repro.compare import Folder
-from repro.rows import is_untrained
 
 
 PATH = compare.CHECKOUT / "published" / "claims.toml"
@@ -195,8 +194,7 @@ def _points(points, profile, least=0.0):
 def _better(paper, test, place, rows):
     (a, b), metric, least = test["better"], test.get("metric", "auroc"), test.get("least", 0)
     name = f"{a} minus {b}, {NAMES[metric]}" + f", at least {least} points" * bool(least)
-    trained = rows[~rows["diagnostics"].map(is_untrained).astype(bool)]
-    points, profile = differences(trained, paper, a, b, metric)
+    points, profile = differences(compare.trained(rows), paper, a, b, metric)
     ours, profile, word = _points(points, profile, least)
     if least_above := test.get("above"):
         name += f", above in at least {least_above} classes"

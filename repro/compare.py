@@ -65,6 +65,12 @@ def counted(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[~np.array(drawn, bool)]
 
 
+def trained(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows without those of networks that learned nothing, by `rows.is_untrained`."""
+    found = [is_untrained(cells) for cells in rows[["paper", "diagnostics"]].to_dict("records")]
+    return rows[~np.array(found, bool)]
+
+
 def class_names(dataset: str, protocol: str = "official") -> list[str]:
     """The classes a mean over `dataset` is over, of coil100 `data.COIL100_OBJECTS`; [] where that is not known."""
     from repro import data  # here, for it imports torch
@@ -205,9 +211,10 @@ def _with_ours(records, rows, register):
     """The records with what their rows say; rows: `of` is the index of their record."""
     records = records.assign(n_expected=records["expected"].map(len))
     expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
+    reported = rows[["row_paper", "diagnostics"]].set_axis(["paper", "diagnostics"], axis=1).to_dict("records")
     rows = rows.assign(
         is_expected=np.array([not names or name in names for names, name in expected], bool),
-        is_untrained=np.array(list(map(is_untrained, rows["diagnostics"])), bool),
+        is_untrained=np.array(list(map(is_untrained, reported)), bool),
         words=rows["data"].str.extract(r" \((.+)\)$", expand=False).fillna(""),
         copy=lambda rows: rows["words"].where(rows["words"].str.fullmatch(r"\d+ of \d+ classes"), ""),
     )

@@ -84,9 +84,10 @@ def of_stand_ins(cells: Mapping[str, str]) -> bool:
     return cells["data"].startswith("stand-in:") or "/stand-in:" in cells["weights"]
 
 
-def is_untrained(diagnostics: str) -> bool:
-    """Whether a row's diagnostics, those of `cbigan.adequacy`, say that what needs no network answers better."""
-    found = {"image_ratio": 0, "latent_error": 0, "latent_zero": 0} | json.loads(diagnostics or "{}")
+def is_untrained(cells: Mapping[str, str]) -> bool:
+    """Whether a row's `cbigan.adequacy` says that what needs no network does better; also where cbigan's lacks it."""
+    found = {"image_ratio": math.nan if cells["paper"] == "cbigan" else 0, "latent_error": 0, "latent_zero": 0}
+    found |= json.loads(cells["diagnostics"] or "{}")
     return not (found["image_ratio"] <= 1 and found["latent_error"] <= found["latent_zero"])  # true of NaN, too
 
 

@@ -209,13 +209,18 @@ def test_every_method_stands_on_every_dataset_with_the_classes_that_most_ran(tmp
 
 def test_tables_say_what_was_measured_on_copies(tmp_path, execute):
     methods = [("cbigan", "cbigan"), ("cbigan", "egbad")]
-    fill(tmp_path, methods, "mvtec", ["bottle"], data="folder:01234567 (a copy)")
+    trained = {"image_ratio": 0.5}
+    fill(tmp_path, methods, "mvtec", ["bottle"], data="folder:01234567 (a copy)", diagnostics=trained)
     text, _ = execute(tmp_path)
     claims = section(text, "Claim by claim")
     assert "| mvtec, official (a copy) | cbigan minus egbad, AUROC |" in claims
     assert "| mvtec, official | its table's means, AUROC | printed:" in claims  # there nothing of ours was measured
     assert "| paper | method | mvtec (bottle) (a copy) |" in section(text, "Every method on every dataset")
     assert "data folder:01234567 (a copy)" in section(text, "Printed and ours")
+    fill(tmp_path, methods, "mvtec", ["bottle"])  # nothing shows that these were trained
+    text, _ = execute(tmp_path)
+    assert "egbad" not in section(text, "Every method on every dataset")
+    assert "| not trained |" in section(text, "Printed and ours")
 
 
 def test_the_notebook_is_stored_without_outputs_and_in_short_cells():
