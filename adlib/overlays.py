@@ -64,11 +64,12 @@ def draw(detector: nn.Module, image: Tensor, anomaly_map: Tensor, score: float, 
         color = plots.ANOMALOUS if verdict else plots.NORMAL
     pen.text((4, 3), text, fill=color, font=font)
     top, length = HEAD + 8, max(height, 60) - 16
-    shades = plots.overlay(
-        np.full((1, 1, length, 10), 127, np.uint8), np.linspace(1, 0, length).repeat(10).reshape(1, -1, 10)
-    )
+    ramp = np.linspace(1, 0, length).repeat(10).reshape(1, -1, 10)
+    shades = plots.overlay(np.full((1, *ramp.shape), 127, np.uint8), ramp)
     page.paste(Image.fromarray(((shades[0].transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)), (width + 8, top))
-    marks = {high: GREY, low: GREY} | ({} if limit is None or not low <= limit <= high else {limit: CONTOUR})
+    marks = {} if limit is None or not low <= limit <= high else {limit: CONTOUR}
+    near = 12 / length * (high - low)  # where two numbers would cover each other, the threshold's stays
+    marks |= {end: GREY for end in (high, low) if all(abs(end - value) > near for value in [*marks])}
     for value, shade in marks.items():
         y = top + round((length - 1) * (1 - (value - low) / max(high - low, 1e-12)))
         pen.line((width + 8, y, width + 21, y), fill=shade, width=2)

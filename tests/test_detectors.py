@@ -206,6 +206,10 @@ def test_an_overlay_has_color_outline_score_and_verdict(tmp_path):
     assert 50 < outline.sum() < 200 and outline[:, :40].sum() == outline.sum()  # around the left part, edges too
     assert np.abs(picture[~outline] - 20).max() <= 6  # nothing, compared with what normal images had
     assert (normal != anomalous).any()
+    detector.about["pixel_threshold"] = 85.0  # near the end of the bar: their numbers would cover each other
+    drawn()
+    bar = np.array(Image.open(tmp_path / "new" / "over.png"))[overlays.HEAD :, 124:174]
+    assert 12 < (bar < 200).any((1, 2)).sum() < 20  # two numbers, each up to 9 px high
 
 
 def test_settings_for_own_images_are_those_of_the_dataset_they_are_like(photos, tmp_path):
