@@ -66,7 +66,7 @@ def _check(cells, where):
     """ValueError, beginning with `where`, unless the row is whole and its values are what their columns hold."""
     checks = dict.fromkeys(_NUMBERS, ("a number from 0", lambda text: 0 <= float(text) < math.inf))
     checks |= dict.fromkeys(METRICS, ("a number in [0, 1]", lambda text: 0 <= float(text) <= 1))
-    checks["diagnostics"] = ("a JSON object", lambda text: isinstance(json.loads(text), dict))
+    checks |= dict.fromkeys(["settings", "diagnostics"], ("JSON", lambda text: isinstance(json.loads(text), dict)))
     for name, (what, is_good) in checks.items():
         with contextlib.suppress(ValueError):
             if cells[name] == "" or is_good(cells[name]):

@@ -6,6 +6,7 @@ The quick suite holds five kills and what needs no processes. Kills come at mome
 events of the jobs after the last one, and so many polls more.
 """
 
+import csv
 import errno
 import itertools
 import os
@@ -374,6 +375,7 @@ def test_a_result_file_cut_anywhere_is_named_and_left_as_it_is(here):
         check_finished(one, Ledger(one.out, one.jobs), one.sweep, count)
 
 
+QUOTE = '"'
 EDITS = {
     "a metric above 1": lambda line: line.replace(b",0.", b",1.", 1),
     "a metric that is no number": lambda line: line.replace(b",0.", b",O.", 1),
@@ -382,6 +384,7 @@ EDITS = {
     "a cell deleted": lambda line: line.replace(b",digits", b"", 1),
     "no class": lambda line: edited(line, "class", b""),
     "another status": lambda line: edited(line, "status", b"good"),
+    "settings that are no JSON": lambda line: edited(line, "settings", b"lr"),
     "a quote that stays open": lambda line: edited(line, "data", b'"official'),
     "not UTF-8": lambda line: edited(line, "data", b"\xe9"),
     "an empty line": lambda line: line + b"\n",
@@ -394,10 +397,10 @@ EDITS = {
 
 
 def edited(line, column, value):
-    """A line of a result file with another value in one column; none of its cells holds a comma before `settings`."""
-    cells = line.split(b",")
+    """A line of a result file with another value in one column."""
+    cells = [f'"{cell.replace(QUOTE, 2 * QUOTE)}"'.encode() for cell in next(csv.reader([line.decode()]))]
     cells[rows.COLUMNS.index(column)] = value
-    return b",".join(cells)
+    return b",".join(cells) + b"\n"
 
 
 @pytest.mark.parametrize("edit", EDITS)

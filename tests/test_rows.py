@@ -93,7 +93,7 @@ def test_diagnostics_are_compact_json_of_few_digits():
     row = made(diagnostics={"accuracy": np.float32(0.25), "ssim": {"8": 0.123456789}, "steps": 3}, job_seconds=83.26)
     assert row["diagnostics"] == '{"accuracy":0.25,"ssim":{"8":0.123457},"steps":3}' and row["job_seconds"] == "83.3"
     assert made()["diagnostics"] == made()["job_seconds"] == ""
-    with pytest.raises(ValueError, match="diagnostics is 'much', not a JSON object"):
+    with pytest.raises(ValueError, match="diagnostics is 'much', not JSON"):
         made(diagnostics="much")
 
 
