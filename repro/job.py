@@ -132,10 +132,8 @@ def run_job(job: dict, options: dict) -> dict:
         outcome |= {"rows": [], "error": last_line(error), "log": _ANSI.sub("", str(error))[-LOG_MOST:]}
     with contextlib.suppress(OSError):
         outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
-    outcome |= _of_notebook(executed) | {"seconds": time.monotonic() - started}
-    if outcome["notebook"] is None:
-        outcome["error"] = outcome["error"] or "the notebook ran to its end but cannot be read, or only half of it"
-    return outcome
+    known = {"error": outcome["error"]} if outcome["error"] else {}
+    return outcome | _of_notebook(executed) | known | {"seconds": time.monotonic() - started}
 
 
 def settings_text(job: dict, defaults: dict) -> str:
@@ -193,24 +191,24 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
                 return
             except Exception:
                 left = _of_notebook(output)
-                if attempt == len(transports) or left["notebook"] is None or left["cell_seconds"]:
+                if attempt == len(transports) or left.get("cell_seconds") != 0:
                     raise  # only a kernel that never ran a cell is worth another try
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text (None: none can be read, or half of it) and papermill's seconds in cells."""
+    """Of an executed notebook its text and papermill's seconds in cells, else the error that half or none is there."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
-    except (OSError, ValueError):
-        return {"notebook": None, "cell_seconds": 0.0}
+    except (OSError, ValueError) as error:
+        return {"error": f"the notebook ran to its end but cannot be read: {last_line(error)}"}
     seconds = sum(cell["metadata"].get("papermill", {}).get("duration") or 0.0 for cell in cells)
     return {"notebook": text, "cell_seconds": seconds}
 
 
 def failure(error: str, work: str | Path) -> dict:
     """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
-    return _EMPTY | {"error": error} | _of_notebook(Path(work, "executed.ipynb"))
+    return _EMPTY | _of_notebook(Path(work, "executed.ipynb")) | {"error": error}
 
 
 def last_line(error: BaseException) -> str:
