@@ -115,6 +115,33 @@ def save(out_dir: str | Path | None, rows: list[dict], scores: Mapping[str, Any]
     write_all({Path(out_dir, "scores.csv.gz"): packed, Path(out_dir, "rows.csv"): _table(rows, "rows")})
 
 
+def keep(out_dir: str | Path | None, split: Any, scores: Mapping[str, Any], device: Any, **columns: Any) -> Any:
+    """Makes the rows of a run, one per method, saves them with the scores (`save`), and returns them as a DataFrame.
+
+    split: a `data.OneClass`. scores: method -> anomaly score of each test image, (M,). device: a torch.device. columns:
+    the other values of `row`; a dict gives one value per method (also `diagnostics`, `device`, and `pixel_metrics`,
+    what `metrics.localisation` returns). Raises ValueError and KeyError for a value that is missing or bad.
+    """
+    import pandas as pd
+
+    from adlib import machine, metrics  # import torch
+
+    found = []
+    for method, values in scores.items():
+        own = {name: value[method] if isinstance(value, dict) else value for name, value in columns.items()}
+        where = device[method] if isinstance(device, dict) else device
+        own |= {metric: getattr(metrics, metric)(values, split.is_anomalous) for metric in METRICS[:2]}
+        own |= {"n_train": len(split.train), "n_test": len(split.test), "n_anomalous": int(split.is_anomalous.sum())}
+        own |= {"class": split.normal_class, "data": split.source, "device": machine.name(where)}
+        own |= {"peak_memory_mb": machine.peak_memory_mb(where), **own.pop("pixel_metrics", {})}
+        found.append(row(method=method, **own))
+    of_images = {"index": range(len(split.test)), "kind": split.kind, "is_anomalous": split.is_anomalous}
+    save(out_dir, found, of_images | dict(scores))
+    shown = [*METRICS, "train_seconds", "ms_per_image", "n_parameters", "steps"]
+    numbers = pd.DataFrame(found).set_index("method")[shown].replace("", None).dropna(axis=1, how="all")
+    return numbers.apply(pd.to_numeric).rename_axis(None)
+
+
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:
     """Leave out_dir/progress.json for the sweep's display: {"done", "total", "what", "loss"}; out_dir None: draw a bar.
 

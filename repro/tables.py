@@ -47,8 +47,8 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
     """What to draw per class: one figure per paper, dataset, protocol and metric with rows, for `plots.class_dots`.
 
     Takes what `compare.compare` and `ours_alone` give. Each is a dict: title, metric, class_names, and series, a list
-    of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
-    value}, "published" (float or None), "record"}: the paper's own method first, then its others, then the baselines.
+    of {"label" (method, profile, "not trained" if so), "color" (a number, the same for a method in all figures),
+    "classes" {class: value}, "published" (float or None), "record"}: the paper's own method first, baselines last.
     Left to the tables are other settings and profiles of a method, and a paper's methods where others print.
     """
     prints = set(zip(records["paper"], records["dataset"], strict=True))
@@ -69,7 +69,8 @@ def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
         for line in [*own, *sorted(places[place].get("baselines", []), key=lambda line: line["paper"] != owner)]:
             lines.setdefault((line["method"], line["row_weights"]), line)
         for line in lines.values():
-            one = {"label": f"{line['label']}, {line['profile']}", "classes": line["classes"], "record": line}
+            label = f"{line['label']}, {line['profile']}" + ", not trained" * bool(line["n_untrained"])
+            one = {"label": label, "classes": line["classes"], "record": line}
             one["color"] = colors.setdefault(line["method"], len(colors))
             one["published"] = line["published"] if line["paper"] == owner and line["has_mean"] else None
             series.append(one)
@@ -99,6 +100,7 @@ def write_classes(out_dir: Path | str, results_dir: compare.Folder = None) -> Pa
             table["verdict"] = [*(verdicts.get(name, "") for name in names), own["verdict"]]
         for line in (one["record"] for one in figure["series"]):
             head = f"**{line['method']}**" if line["method"] == own["row_paper"] else line["method"]
+            head += " (not trained)" * bool(line["n_untrained"])
             cells = [(line["classes"].get(name, np.nan), line["spreads"].get(name, np.nan)) for name in names]
             table[head] = [*(compare.as_text(*cell) for cell in cells), line["ours"]]
             for what in [f"`{_command(line)}`", *([f"data ({line['words']})"] if line["words"] else [])]:

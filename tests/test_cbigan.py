@@ -775,7 +775,7 @@ rows.write_whole = write_and_die
 def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_path):
     """One run starts beside a damaged checkpoint and goes through; one is killed with its worker and goes on."""
     source = notebook()
-    saves = next(i for i, cell in enumerate(source["cells"]) if "rows.save(" in "".join(cell["source"]))
+    saves = next(i for i, cell in enumerate(source["cells"]) if "rows.keep(" in "".join(cell["source"]))
     del source["cells"][saves + 1 :]  # pictures and tables
     small = {"presets": ["rewrite"], "width": 1, "batch": 2, "steps": 5, "checkpoint_steps": 2, "n_train": 8}
     job = register.job("cbigan", "textures", "weave", "official", 0, "demo", small)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -112,6 +113,33 @@ def test_save_leaves_rows_and_scores_from_which_the_auroc_can_be_computed_again(
     assert list(lines[0]) == list(columns)
     again = metrics.auroc([float(line["two_stage"]) for line in lines], [int(line["is_anomalous"]) for line in lines])
     assert f"{again:.6f}" == row["auroc"]
+
+
+def test_keep_makes_a_row_of_each_method_and_saves_them_with_the_scores(tmp_path):
+    import torch
+
+    split = types.SimpleNamespace(
+        train=torch.zeros(7, 1, 8, 8),
+        test=torch.zeros(4, 1, 8, 8),
+        is_anomalous=torch.tensor([False, False, True, True]),
+    )
+    split.kind, split.normal_class, split.source = ["3", "3", "8", "8"], "3", "embedded"
+    scores = {"right": torch.tensor([0.0, 1, 2, 3]), "half": torch.tensor([0.0, 2, 1, 3])}
+    labels = {"paper": "p", "dataset": "digits", "protocol": "official", "seed": 0, "profile": "demo"}
+    per_method = {"pixel_metrics": {"right": {"pixel_auroc": 0.25, "aupro": 0.5}, "half": {}}}
+    per_method |= {"diagnostics": {"right": {"loss": 0.5}, "half": None}}
+    table = rows.keep(tmp_path, split, scores, torch.device("cpu"), **labels, **per_method, steps=9)
+    assert table["auroc"].to_dict() == {"right": 1.0, "half": 0.75}
+    assert "ms_per_image" not in table  # not given for any method
+    right, half = rows.read(tmp_path / "rows.csv")
+    assert (right["class"], right["n_train"], right["n_test"], right["n_anomalous"]) == ("3", "7", "4", "2")
+    assert (right["data"], right["steps"], right["diagnostics"]) == ("embedded", "9", '{"loss":0.5}')
+    assert (half["balanced_accuracy"], half["pixel_auroc"], half["diagnostics"]) == ("0.750000", "", "")
+    kept = gzip.decompress((tmp_path / "scores.csv.gz").read_bytes()).decode().splitlines()
+    assert kept[0] == "index,kind,is_anomalous,right,half"
+    assert kept[3] == "2,8,1,2.0,1.0"
+    with pytest.raises(KeyError, match="half"):  # a method without its value
+        rows.keep(None, split, scores, torch.device("cpu"), **labels, train_seconds={"right": 1.0})
 
 
 def test_save_takes_tensors(tmp_path):

@@ -221,6 +221,9 @@ def test_tables_say_what_was_measured_on_copies(tmp_path, execute):
     text, _ = execute(tmp_path)
     assert "egbad" not in section(text, "Every method on every dataset")
     assert "| not trained |" in section(text, "Printed and ours")
+    records = compare.compare(None, tmp_path)
+    (figure,) = tables.figures(records, compare.ours_alone(records, tmp_path))
+    assert all(one["label"].endswith(", not trained") for one in figure["series"])
 
 
 def test_the_notebook_is_stored_without_outputs_and_in_short_cells():
