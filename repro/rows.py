@@ -139,7 +139,7 @@ def keep(out_dir: str | Path | None, split: Any, scores: Mapping[str, Any], devi
     save(out_dir, found, of_images | dict(scores))
     shown = [*METRICS, "train_seconds", "ms_per_image", "n_parameters", "steps"]
     numbers = pd.DataFrame(found).set_index("method")[shown].replace("", None).dropna(axis=1, how="all")
-    return numbers.apply(pd.to_numeric).rename_axis(None)
+    return numbers.apply(pd.to_numeric)
 
 
 def progress(out_dir: str | Path | None, done: int, total: int, what: str, loss: Any = None) -> None:

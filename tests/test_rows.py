@@ -131,6 +131,7 @@ def test_keep_makes_a_row_of_each_method_and_saves_them_with_the_scores(tmp_path
     table = rows.keep(tmp_path, split, scores, torch.device("cpu"), **labels, **per_method, steps=9)
     assert table["auroc"].to_dict() == {"right": 1.0, "half": 0.75}
     assert "ms_per_image" not in table  # not given for any method
+    assert table.index.name == "method"  # an index without a name is hidden in notebooks
     right, half = rows.read(tmp_path / "rows.csv")
     assert (right["class"], right["n_train"], right["n_test"], right["n_anomalous"]) == ("3", "7", "4", "2")
     assert (right["data"], right["steps"], right["diagnostics"]) == ("embedded", "9", '{"loss":0.5}')
