@@ -1,20 +1,22 @@
-"""One round of CBiGAN, a critic's step and a generator's: what do data handling and the plain loop cost?
+"""One round of CBiGAN, one step of the critic and one of the generator: what do data handling and the plain loop cost?
 
     python benchmarks/cbigan_step.py [--size 64] [--width 8] [--batch 16] [--steps 10] [--device auto]
                                      [--compile] [--capture]
 
-The same round of preset "text", images turned by up to 45 degrees, in turn, in one run, medians over the steps:
-DataLoader  PIL images, torchvision's transforms, one worker process, and the plain loop: a pass of the critic for the
-            real pairs and one for the fake, loss.backward() into all networks, weights as they are
+All ways run the same round of preset "text", with images turned by up to 45 degrees. They take turns in one run. The
+times are medians over the steps.
+DataLoader  PIL images, torchvision's transforms, one worker process, and the plain loop: one pass of the critic for the
+            real pairs and one for the fake pairs, loss.backward() into all networks, weights in the default layout
 plain       the plain loop, fed from bytes on the device
 adlib       bytes on the device, one pass of the critic for both, gradients for the player alone, channels_last weights
-            (the notebook's round; it does the same to the weights as the plain loop)
-watched     adlib's of EGBAD (alpha 0) with (11) and (12) computed, though its loss does not need them
-egbad       adlib's of EGBAD without them; it does the same to the weights
-compiled    adlib's, encoder and generator through torch.compile (only with --compile: it takes a minute to start); the
-            critic is not, for its penalty is differentiated twice, which compiled code does not allow
-captured    adlib's, each player's step as one CUDA graph (only with --capture, on CUDA; written without a GPU at hand
-            and NOT TRIED)
+            (the notebook's round; it changes the weights in the same way as the plain loop)
+watched     adlib's round of EGBAD (alpha 0), with (11) and (12) computed although its loss does not need them
+egbad       adlib's round of EGBAD without (11) and (12); it changes the weights in the same way
+compiled    adlib's round, with encoder and generator through torch.compile (only with --compile: it takes a minute to
+            start). The critic is not compiled, because its penalty is differentiated twice, which compiled code does
+            not allow
+captured    adlib's round, with each player's step as one CUDA graph (only with --capture, on CUDA; written without a
+            GPU at hand and NOT TRIED)
 """
 
 import argparse
@@ -73,7 +75,7 @@ def watched_generator_step(nets, optimizer, x, z, settings):
 
 
 def captured(step, *given):
-    """step(*given) as a CUDA graph: a function that copies its tensors in and replays it."""
+    """A function that copies its tensors into a CUDA graph of step(*given) and replays the graph."""
     held = [x.clone() for x in given]
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())

@@ -1,27 +1,29 @@
-"""PatchCore's memory bank, one category: what do the coreset and the search in it cost here and elsewhere?
+"""PatchCore's memory bank for one category: what do the coreset and the search in it cost here and elsewhere?
 
     python benchmarks/coreset.py [--images 209] [--share 0.01] [--theirs 200] [--rounds 1] [--random]
                                  [--only WAY ...] [--folder PATH] [--device auto]
 
-The vectors are those of MVTec AD's bottle at 256 px: ResNet18's layer2 and layer3, each averaged over 3 x 3 positions,
-the latter brought to the former's 32 x 32 positions, 384 numbers for each; coreset of the training images, search with
-those of the test images in the coreset that adlib finds. With --random they are drawn instead: a pattern that all
-images share and noise of 32 dimensions, through random weights and a ReLU. No data or weights are needed then; times
-hardly differ where every vector is compared with every pick, adlib's depend on how the vectors lie. --folder keeps the
-vectors (half a gigabyte), for the next run with the same settings.
+The vectors come from MVTec AD's bottle at 256 px. They are ResNet18's layer2 and layer3, each averaged over 3 x 3
+positions. layer3 is resized to the 32 x 32 positions of layer2, so each position has 384 numbers. The coreset is taken
+from the training images. The search looks up the vectors of the test images in the coreset that adlib finds. With
+--random the vectors are drawn instead: a pattern that all images share, and noise of 32 dimensions, through random
+weights and a ReLU. Then no data or weights are needed. The times of the ways that compare every vector with every pick
+hardly change; adlib's times depend on how the vectors are distributed. --folder keeps the vectors (half a gigabyte) for
+the next run with the same settings.
 
-In each round every way runs once in a process of its own, in turn; medians over the rounds; "x adlib" is the time as a
-multiple of that in the first line of the table; memory is the process's peak during the call above what it held before,
-with libraries and vectors loaded (the device's peak on a GPU, which was NOT TRIED).
+In each round every way runs once, one after another, each in a process of its own. The figures are medians over the
+rounds. "x adlib" is the time as a multiple of the time in the first line of the table. Memory is the peak of the
+process during the call minus what it held before, with libraries and vectors loaded (on a GPU, which was NOT TRIED, the
+peak of the device).
 
 adlib            `neighbours.coreset` with 128 dimensions, its default
-adlib-same       the same with as many dimensions as anomalib projects to
+adlib-same       the same with the number of dimensions to which anomalib projects
 plain            the simple loop in 128 dimensions and float32: one product with all vectors for each pick, in place
-anomalib         `KCenterGreedy.sample_coreset`, as its PatchCore calls it. Each of its picks costs the same: it makes
-                 only --theirs (0: all), and its time for all is computed from those, marked ~
+anomalib         `KCenterGreedy.sample_coreset`, as anomalib's PatchCore calls it. Each of its picks costs the same. So
+                 it makes only --theirs picks (0: all). The time for all picks is computed from these, marked ~
 search           `neighbours.nearest`
 search-sklearn   `NearestNeighbors`, brute force, which "auto" chooses here too
-search-anomalib  the search of its PatchCore model, 32 images at a time, its default batch
+search-anomalib  the search of anomalib's PatchCore model, 32 images at a time, its default batch
 """
 
 import argparse
@@ -65,7 +67,7 @@ def features(images, encoder):
 
 
 def drawn(count):
-    """The vectors of `count` images for --random, those of training and test images at once."""
+    """The vectors of `count` images for --random; training and test images are drawn together."""
     generator = seeded()
     pattern = F.interpolate(torch.randn(1, 32, 8, 8, generator=generator), size=(32, 32), mode="bicubic")
     weights = torch.randn(32, WIDTH, generator=generator) / 32
@@ -74,7 +76,7 @@ def drawn(count):
 
 
 def prepare(folder, options):
-    """Writes train.npy and test.npy, float32 (N, 384), and bank.npy, the coreset of the former to search in."""
+    """Write train.npy and test.npy, float32 (N, 384), and bank.npy, the coreset of train.npy to search in."""
     if (folder / "bank.npy").is_file():
         return
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,10 +95,10 @@ def prepare(folder, options):
 
 
 def plain(vectors, n):
-    """Greedy picks after the first vector, and nothing clever."""
+    """Greedy picks after the first vector, by the simplest loop."""
     points = neighbours.project(vectors, 128, seeded())
     norms = points.square().sum(1)
-    points = points.T.contiguous().T  # columns together: the faster product of a matrix and a vector
+    points = points.T.contiguous().T  # columns are contiguous, which makes the product of a matrix and a vector faster
     nearest, new = torch.full_like(norms, torch.inf), torch.empty_like(norms)
     picks = torch.zeros(n, dtype=torch.int64, device=points.device)
     for i in range(n - 1):
@@ -120,7 +122,7 @@ def import_anomalib():
 
 
 def run_coreset(way, folder, n, theirs, device):
-    """Seconds for all n picks, the picks that were made, and MB above what was held before."""
+    """Seconds for all n picks, the picks that were made, and MB minus what was held before."""
     device = machine.pick(device)
     vectors = torch.from_numpy(np.load(folder / "train.npy")).to(device)
     if way == "anomalib":
@@ -138,13 +140,13 @@ def run_coreset(way, folder, n, theirs, device):
         def select(vectors, n):
             return neighbours.coreset(vectors, n, seeded(), dims=int(dims), start=0)
 
-    select(vectors[:1000], 20)  # imports what is imported late
+    select(vectors[:1000], 20)  # runs the late imports
     before = machine.peak_memory_mb(device)
     made = min(theirs or n, n) if way == "anomalib" else n
     once = machine.Stopwatch(device)
     if made < n:
         with once:
-            select(vectors, 1)  # what is done once: the projection
+            select(vectors, 1)  # the projection, which is done once
     with machine.Stopwatch(device) as watch:
         picks = select(vectors, made)
     seconds = watch.seconds
@@ -195,11 +197,11 @@ def run_search(way, folder, device):
 
 
 def same_as_anomalib(folder):
-    """How many of 100 picks among 4000 vectors, not projected, are anomalib's, from its random start."""
+    """How many of 100 picks equal anomalib's, among 4000 vectors without projection, from anomalib's random start."""
     greedy, _ = import_anomalib()
     vectors = torch.from_numpy(np.load(folder / "train.npy"))
     vectors = vectors[:: max(1, len(vectors) // 4000)][:4000].clone()
-    theirs = greedy(vectors[:, :, None], (100 + 0.5) / len(vectors)).select_coreset_idxs()  # three axes: as they are
+    theirs = greedy(vectors[:, :, None], (100 + 0.5) / len(vectors)).select_coreset_idxs()  # three axes: no projection
     ours = neighbours.coreset(vectors, len(theirs), seeded(), dims=None, start=theirs[0]).tolist()
     return sum(a == b for a, b in zip(ours, theirs, strict=True)), len(theirs)
 
@@ -220,7 +222,7 @@ def main():
     has_anomalib = importlib.util.find_spec("anomalib") is not None
     ways = [way for way in options.only if has_anomalib or not way.endswith("anomalib")]
     measured = {way: [] for way in ways}
-    # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
+    # all large work runs in new processes, because a new process starts with the memory peak of its parent
     with (
         tempfile.TemporaryDirectory() as temporary,
         ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process,

@@ -1,12 +1,13 @@
-"""One training step of the feature decoder: what do its parts cost, written as in the paper and as here?
+"""One training step of the feature decoder: what do its parts cost, as the paper writes it and as adlib does?
 
     python benchmarks/feature_step.py [--size 256] [--batch 32] [--steps 10] [--device auto]
 
-The same step, in turn, in one run, medians over the steps; all give the same loss:
+All ways run the same step and give the same loss. They take turns in one run. The times are medians over the steps.
 as written  the frozen encoder runs in the loop, each level is upsampled before its first block, and features are
             divided by their norms (eq. 6) before they are subtracted (eq. 5)
-cached      the same on features that are computed once
-adlib       cached; the first block before the upsampling; eq. (5) as one minus a scalar product (the notebook's step)
+cached      the same, but the features are computed only once
+adlib       cached; the first block comes before the upsampling; eq. (5) is one minus a scalar product (the notebook's
+            step)
 """
 
 import argparse

@@ -1,13 +1,13 @@
 """What does a job cost besides its own training and scoring? Three ways to run the same empty job, in one run.
 
     python benchmarks/job_overhead.py [--jobs 4]
-    python benchmarks/job_overhead.py results/notebooks/two_stage/*.ipynb      # of jobs that ran: seconds outside
+    python benchmarks/job_overhead.py results/notebooks/two_stage/*.ipynb      # jobs that ran: seconds outside
 
 command line, everything  `papermill` once per job, a notebook that imports what users commonly import
                           (torch, torchvision, pandas, pyplot, scikit-learn's metrics)
 command line, lean        the same, importing what our notebooks import
-fresh process, lean       ours: forked from a process that has papermill loaded, kernels talk over Unix sockets; the
-                          first job, which waits for papermill, is told apart
+fresh process, lean       ours: forked from a process that has papermill loaded; kernels talk over Unix sockets. The
+                          first job, which waits for papermill, is reported separately
 """
 
 import argparse
@@ -43,7 +43,7 @@ PARAMETERS = ["dataset", "normal_class", "protocol", "seed", "profile", "device"
 
 
 def notebook(folder, name, imports):
-    """A notebook that takes a job's parameters, imports, and draws one small figure, as every job does."""
+    """A notebook that takes the parameters of a job, imports modules, and draws one small figure, as every job does."""
     parameters = "\n".join(f"{parameter} = None" for parameter in PARAMETERS)
     cells = [nbformat.v4.new_code_cell(source) for source in (parameters, imports, "plt.plot([0, 1]);")]
     cells[0].metadata["tags"] = ["parameters"]
@@ -59,7 +59,7 @@ def timed(function):
 
 
 def outside(path):
-    """(seconds of an executed notebook, seconds outside its cells that train or score)."""
+    """(seconds of an executed notebook, seconds of it outside the cells that train or score)."""
     notebook = nbformat.read(path, as_version=4)
     marks = ("torch.randperm(", "SCORING_BATCH", "z_train =")
     busy = [cell for cell in notebook.cells if any(mark in cell.source for mark in marks)]

@@ -1,9 +1,9 @@
-"""How many jobs an hour does a sweep finish, one at a time and several, beside papermill's command line?
+"""How many jobs an hour does a sweep finish, one at a time and several, compared with papermill's command line?
 
     python benchmarks/jobs_per_hour.py [--paper baselines] [--jobs 6] [--at-once 1 2]
 
-The same jobs every way: the demo of one paper on so many classes of embedded digits. Outside is the share of the
-time in which no cell of a notebook ran: kernels that start, notebooks that are written, waiting.
+All ways run the same jobs: the demo of one paper, on as many classes of embedded digits as --jobs says. "Outside" is
+the share of the time in which no cell of a notebook ran: kernels start, notebooks are written, or jobs wait.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from repro.sweep import reproduce
 
 
 def command_line(jobs, folder):
-    """Seconds for papermill's own command, job after job, a process each."""
+    """Seconds for papermill's own command, one job after another, each in its own process."""
     environment = {**os.environ, **runner.environment(runner.cores())}
     started = time.perf_counter()
     for job in jobs:
@@ -59,7 +59,7 @@ def main():
     ]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
-        reproduce(jobs[:1], f"{folder}/first", 1)  # prepares what all of them read, and warms the disk's cache
+        reproduce(jobs[:1], f"{folder}/first", 1)  # prepares the data that all jobs read, and warms the disk cache
         lines.append(("papermill's command, one after another", command_line(jobs, folder), None))
         for at_once in options.at_once:
             report = reproduce(jobs, f"{folder}/{at_once}", at_once)

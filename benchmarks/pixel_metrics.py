@@ -2,13 +2,13 @@
 
     python benchmarks/pixel_metrics.py [--images 83] [--size 256] [--rounds 5]
 
-The same drawn maps and masks, about three defective images in four, as MVTec AD's bottle has. In each round every way
-runs once in a process of its own, in turn; medians over the rounds; memory is the process's peak during the call above
-what it held before, with libraries and images loaded.
+All ways read the same drawn maps and masks. About three images in four are defective, as in MVTec AD's bottle. In each
+round every way runs once, one after another, each in a process of its own. The figures are medians over the rounds.
+Memory is the peak of the process during the call minus what it held before, with libraries and images loaded.
 adlib          both metrics, `metrics.localisation`
-pyaupro MVTec  AUPRO by MVTec's evaluation script, as the package pyaupro carries it; its area holds the last overlap up
-               to the limit instead of interpolating there
-pyaupro        AUPRO by that package's own code, which does not merge ties
+pyaupro MVTec  AUPRO by MVTec's evaluation script, as the package pyaupro contains it; its area keeps the last overlap
+               up to the limit instead of interpolating there
+pyaupro        AUPRO by pyaupro's own code, which does not merge ties
 scikit-learn   pixel AUROC, `roc_auc_score`
 """
 
@@ -27,7 +27,7 @@ from adlib import machine, metrics
 
 
 def draw(folder, n_images, size):
-    """Writes maps.npy, float32, and masks.npy, bool, both (n_images, size, size), the same in every run."""
+    """Write maps.npy, float32, and masks.npy, bool, both (n_images, size, size). They are the same in every run."""
     from scipy import ndimage
 
     random = np.random.default_rng(0)
@@ -71,10 +71,10 @@ WAYS = {
 
 
 def run(way, folder):
-    """Seconds, MB above what was held before, and the values, of one call in this process."""
+    """Seconds of one call in this process, MB minus what was held before, and the values."""
     measure = WAYS[way]()
     maps, masks = np.load(folder / "maps.npy"), np.load(folder / "masks.npy")
-    measure(maps[:2].copy(), masks[:2].copy())  # imports what is imported late
+    measure(maps[:2].copy(), masks[:2].copy())  # runs the late imports
     before, start = machine.peak_memory_mb(torch.device("cpu")), time.perf_counter()
     values = measure(maps, masks)
     seconds = time.perf_counter() - start
@@ -88,7 +88,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     measured = {way: [] for way in WAYS}
-    # everything big happens in processes of their own: a new process starts with the peak of the one that starts it
+    # all large work runs in new processes, because a new process starts with the memory peak of its parent
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as process,

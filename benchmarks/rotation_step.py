@@ -2,10 +2,11 @@
 
     python benchmarks/rotation_step.py [--batch 32] [--steps 20] [--device auto]
 
-Three ways of feeding the same step, in turn, in one run, medians over the steps:
-bare        the four rotations lie ready as floats: no data handling at all
-adlib       images live on the device as bytes; index, float, four rotations (the notebook's step)
-DataLoader  what users would pick: PIL images, torchvision's transforms, one worker process, rotations by PIL
+Three ways feed the same step. They take turns in one run. The times are medians over the steps.
+bare        the four rotations are ready as floats: no data handling at all
+adlib       images are on the device as bytes; each step indexes, converts to float, and makes four rotations (the
+            notebook's step)
+DataLoader  what users would choose: PIL images, torchvision's transforms, one worker process, rotations by PIL
 """
 
 import argparse

@@ -1,13 +1,14 @@
-"""One training step of the shared autoencoders: what does the game cost, written as two losses and as here?
+"""One training step of the shared autoencoders: what does the game cost, as two losses and as adlib does it?
 
     python benchmarks/shared_step.py [--width 16] [--batch 64] [--steps 20] [--device auto] [--compile]
 
-The same step in epoch 3, routing "separate", in turn, in one run, medians over the steps; all do the same to the nets:
-two passes  for each loss a pass through all seven networks and a whole backward(), all gradients cleared between, then
-            both optimisers: the plain loop, and the reference
+All ways run the same step in epoch 3, with routing "separate", and change the networks in the same way. They take turns
+in one run. The times are medians over the steps.
+two passes  for each loss a pass through all seven networks and a whole backward(), with all gradients cleared in
+            between, then both optimisers. This is the plain loop, and the reference
 one pass    both losses from one pass, torch.autograd.grad for the parameters of each EDE alone
 adlib       the same on channels_last weights (the notebook's step)
-compiled    adlib's with each network through torch.compile (only with --compile: it takes a minute to start)
+compiled    adlib's step with each network through torch.compile (only with --compile: it takes a minute to start)
 """
 
 import argparse

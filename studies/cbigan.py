@@ -4,29 +4,30 @@
     OMP_NUM_THREADS=1 ADLIB_DATA=... python studies/cbigan.py --part 2/3   # every third rate, for three processes
     python studies/cbigan.py --quick                                       # a tiny one on drawn textures
 
-**Why.** The paper's rate, 1e-4, is that of networks of 128 px, width 16 and batch 32, for which its authors' code has
-about 100,000 rounds. Profile quick has 64 px, width 8, batch 16 and 8,000 rounds, an hour of one core. A first version
-(width 4, 7,000 rounds, rate 1e-4) ended with networks that answered every bottle worse than the mean training image
-does. Nothing said of EGBAD or CBiGAN from such networks has a meaning.
+**Why.** The paper's rate is 1e-4. It belongs to networks of 128 px, width 16 and batch 32, for which its authors' code
+has about 100,000 rounds. Profile quick has 64 px, width 8, batch 16 and 8,000 rounds, which take an hour of one core.
+At the end of a first version (width 4, 7,000 rounds, rate 1e-4) the networks answered every bottle worse than the mean
+training image does. A statement about EGBAD or CBiGAN from such networks has no meaning.
 
-**What is run.** MVTec's bottle, seed 0, turned by -45 to 45 degrees as the paper turns it; CBiGAN by reading "text",
-alpha carried over to 64 px (`cbigan.scaled_alpha`: 2e-4); rates 1e-4, 5e-4 and 1e-3, one run of 8,000 rounds each. A
-tenth of the training images is held out. Everything else is the profile's.
+**What is run.** CBiGAN by reading "text" learns MVTec's bottle with seed 0. The images are turned by -45 to 45 degrees,
+as in the paper. Alpha is carried over to 64 px (`cbigan.scaled_alpha`: 2e-4). The rates are 1e-4, 5e-4 and 1e-3, with
+one run of 8,000 rounds each. A tenth of the training images is held out. Everything else is as in the profile.
 
-**What is measured**, every 500 rounds, of the networks as they are ("last") and of their average with decay 0.999
-("average"): the four numbers of `cbigan.adequacy`, by the held-out training images and 256 latents; and, at the last
-five of these rounds, AUROC and balanced accuracy on the test split. A row of results/studies/cbigan.csv is one rate,
-one round, one of the two. AUROC is there to show how much a score swings between checkpoints of one run.
+**What is measured.** Every 500 rounds the networks are measured as they are ("last"), and so is their average with
+decay 0.999 ("average"). The measurements are the four numbers of `cbigan.adequacy`, on the held-out training images
+and 256 latents. At the last five of these rounds they also include AUROC and balanced accuracy on the test split. A row
+of results/studies/cbigan.csv is one rate, one round, and "last" or "average". AUROC is there to show how much a score
+changes between checkpoints of one run.
 
-**Rule**, written before the first row (`choose`). R of a rate is `image_ratio`, (11) on held-out images over that of
-the mean training image, of the last networks, mean over the last five rounds measured; a run whose numbers are no
-longer finite has R infinite. The rate with the least R is chosen, and the register's profile quick takes it for both
-readings and both methods. If no R is below 1, no rate trains these networks in an hour: then that is the result, the
-least R is taken all the same, and the rows say *not trained*. AUROC, balanced accuracy and test images have no part in
-the rule.
+**Rule**, written before the first row (`choose`). `image_ratio` is (11) on held-out images divided by (11) of the mean
+training image. R of a rate is the `image_ratio` of the "last" networks, as a mean over the last five rounds measured. A
+run whose numbers are no longer finite has an infinite R. The rate with the lowest R is chosen. The register's profile
+quick takes it for both readings and both methods. If no R is below 1, no rate trains these networks in an hour. Then
+that is the result: the rate with the lowest R is taken all the same, and the rows say *not trained*. AUROC, balanced
+accuracy and test images have no part in the rule.
 
-A checkpoint (build/cbigan_study/<rate>.pt) is left with every row, so that a killed run goes on where it was and gives
-the same numbers. One round takes 0.45 s on an idle core: an hour for each rate, three in all.
+A checkpoint (build/cbigan_study/<rate>.pt) is written with every row. So a killed run goes on where it was, and gives
+the same numbers. One round takes 0.45 s on an idle core. This makes an hour for each rate, and three hours in all.
 """
 
 import argparse
@@ -60,10 +61,10 @@ FIXED = {
     "width": 8,
     "batch": 16,
     "rotate": [-45, 45],
-    "of": [128, 32],  # side and batch for which the reading's alpha is meant
+    "of": [128, 32],  # image side and batch size for which the reading's alpha is meant
     "rounds": 8000,
     "every": 500,
-    "scored": 5,  # so many of the last rounds measured
+    "scored": 5,  # how many of the last rounds measured count
     "ema": 0.999,
     "latents": 256,
     "validation": 0.1,
@@ -88,7 +89,7 @@ COLUMNS = [*KEY, *MEASURED, "alpha", "n_train", "n_held_out", "device", "torch"]
 def run(
     lr: float, out: Path = RESULTS, folder: Path = CHECKOUT / "build" / "cbigan_study", fixed: dict = FIXED
 ) -> None:
-    """What is left of one rate's run: its rows go to `out`, two a check, and a checkpoint to `folder`."""
+    """Run what is left of one rate. Each check writes two rows to `out`, and a checkpoint to `folder`."""
     kept, device = folder / f"{lr:g}.pt", torch.device("cpu")
     how = cbigan.PRESETS[fixed["reading"]] | {"lr": lr, "width": fixed["width"], "batch": fixed["batch"]}
     how["alpha"] = cbigan.scaled_alpha(how, fixed["size"], tuple(fixed["of"]))
@@ -132,7 +133,7 @@ def run(
             row |= {term: found[term].item() for term in ("estimate", "game")}
             counts = {"alpha": how["alpha"], "n_train": len(split.train), "n_held_out": len(held_out)}
             rows[name] = row | counts | {"seconds": seconds, "device": machine.name(device), "torch": torch.__version__}
-        add([*rows.values()], out)  # before the checkpoint: a row that is made twice takes its own place
+        add([*rows.values()], out)  # before the checkpoint: a row that is made twice replaces itself
         states = [part.state_dict() for part in parts]
         state = {"states": states, "rng": rng.get_state(), "done": done, "seconds": seconds}
         write_whole(kept, machine.pack(identity, state))
@@ -145,7 +146,7 @@ def run(
 
 
 def quality(scores: torch.Tensor, is_anomalous: torch.Tensor) -> dict[str, float]:
-    """AUROC and balanced accuracy of scores (N,), empty where they are not all finite."""
+    """AUROC and balanced accuracy of scores (N,); empty if not all scores are finite."""
     if not scores.isfinite().all():
         return {}
     names = ("auroc", "balanced_accuracy")
@@ -153,12 +154,12 @@ def quality(scores: torch.Tensor, is_anomalous: torch.Tensor) -> dict[str, float
 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
-    """Rows into the file, in place of those of the same key; it is whole at every moment, also for three processes."""
+    """Write rows to the file. They replace rows of the same key. The file is always whole, for three processes too."""
     texts = [
         {
             **{name: str(row[name]) for name in COLUMNS if name not in MEASURED},
@@ -171,21 +172,21 @@ def add(rows: list[dict], out: Path) -> None:
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:
-    """The rows as a table with COLUMNS; without rows where there is no file."""
+    """The rows as a table with COLUMNS; an empty table if there is no file."""
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
 def ratios(rows: pd.DataFrame, networks: str = "last", n: int = FIXED["scored"]) -> pd.Series:
-    """R of each rate, lr -> mean `image_ratio` over its last n rounds measured; infinite where it is no number."""
+    """R of each rate, lr -> mean `image_ratio` over its last n rounds measured; infinite if it is not a number."""
     rows = rows[rows["networks"] == networks].sort_values("round")
     of_rates = rows.groupby("lr")["image_ratio"]
     return of_rates.apply(lambda some: some.tail(n).mean(skipna=False)).astype(float).fillna(math.inf)
 
 
 def choose(rows: pd.DataFrame, rounds: int = FIXED["rounds"], n: int = FIXED["scored"]) -> dict:
-    """What the rule above says: {"lr", "ratio", "trained"}; trained: whether R is below 1.
+    """The choice by the rule above: {"lr", "ratio", "trained"}; trained: whether R is below 1.
 
-    rows: a table with COLUMNS. Raises ValueError, naming the rates, where not all of RATES have run to the end.
+    rows: a table with COLUMNS. Raises ValueError, which names the rates, if not all of RATES have run to the end.
     """
     last = rows[rows["networks"] == "last"].groupby("lr")["round"].max()
     unfinished = [f"{lr:g} ({last.get(lr, 0):.0f} rounds)" for lr in RATES if last.get(lr, 0) < rounds]

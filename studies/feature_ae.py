@@ -4,18 +4,19 @@
     OMP_NUM_THREADS=1 ADLIB_DATA=... python studies/feature_ae.py --part 2/2   # every second run, for a second process
     python studies/feature_ae.py --quick                                       # a tiny one on drawn textures
 
-**What is measured.** The paper does not say how long it trains; STPM, whose optimiser it takes, trains 100 epochs. Here
-the decoder learns as in profile `paper` (ResNet18, 256 px, SGD 0.4, momentum 0.9, weight decay 1e-4, batches of 32) on
-CATEGORIES, for LENGTHS epochs. The rate falls by a cosine to zero over the whole length, so each length is a run of its
-own. The shortest lengths come first in the queue, so that a study that is stopped has something to say. A tenth of the
-flawless training images is held out. At the start, at epochs 5 and 10 and every 20 epochs the loss (8) is taken on the
-held-out images, and the AUROC of score (11) on the *test split*: the curve is drawn, and it chooses nothing.
-results/studies/feature_ae.csv has one row for each reading. A run leaves a checkpoint every CHECKPOINT epochs in
-build/studies, and goes on from there.
+**What is measured.** The paper does not say how long it trains. It takes its optimiser from STPM, which trains for 100
+epochs. Here the decoder learns as in profile `paper` (ResNet18, 256 px, SGD 0.4, momentum 0.9, weight decay 1e-4,
+batches of 32). It learns on CATEGORIES, for LENGTHS epochs. The rate falls by a cosine to zero over the whole length,
+so each length is a run of its own. The shortest lengths come first in the queue, so that a study that is stopped
+already has a part of the answer. A tenth of the flawless training images is held out. At the start, at epochs 5 and 10
+and every 20 epochs the loss (8) is measured on the held-out images, and the AUROC of score (11) on the *test split*.
+The curve of this AUROC is drawn, and it chooses nothing. results/studies/feature_ae.csv has one row for each
+measurement. A run writes a checkpoint every CHECKPOINT epochs to build/studies, and goes on from there.
 
-**Rule**, written before the first row (`choose`): profile `paper` takes the shortest length whose held-out loss at the
-end is at most TOLERANCE above that of every longer one, by the geometric mean of the ratios over the categories. Test
-images have no part in it. Until all runs are there, nothing is chosen.
+**Rule**, written before the first row (`choose`). For each length, the held-out loss at the end is compared with that
+of every longer length, by the geometric mean of the ratios over the categories. Profile `paper` takes the shortest
+length whose loss is at most TOLERANCE above that of every longer length. Test images have no part in the rule. Until
+all runs are there, nothing is chosen.
 """
 
 import argparse
@@ -67,13 +68,13 @@ def units() -> list[dict]:
 
 
 def is_read(epoch: int, epochs: int) -> bool:
-    """Whether the networks are read after this epoch of a run of so many."""
+    """Whether the networks are measured after epoch `epoch` of a run of `epochs`."""
     return epoch in (0, 5, 10, epochs) or epoch % 20 == 0
 
 
 @functools.lru_cache(maxsize=1)
 def features_of(category: str) -> dict:
-    """The encoder's maps, which never change, of training, held-out and test images; and which test images are bad."""
+    """The encoder's maps of training, held-out and test images, which never change, and which test images are bad."""
     split = data.one_class(
         FIXED["dataset"], category, seed=SEED, size=FIXED["image_size"], validation=FIXED["held_out"]
     )
@@ -89,7 +90,7 @@ def features_of(category: str) -> dict:
 
 @torch.no_grad()
 def measured(decoder: feature_ae.Decoder, found: dict) -> dict[str, float]:
-    """The loss (8) on held-out images, by level too, and the AUROC of (11) on test images; evaluation mode."""
+    """The loss (8) on held-out images, in all and by level, and the AUROC of (11) on test images; evaluation mode."""
     decoder.eval()
     maps = {}
     for name in ("held_out", "test"):
@@ -111,9 +112,9 @@ def measured(decoder: feature_ae.Decoder, found: dict) -> dict[str, float]:
 
 
 def run(unit: dict, out: Path = RESULTS, checkpoints: Path = CHECKPOINTS, stop: int | None = None) -> None:
-    """Train a unit from its checkpoint on, up to epoch `stop` (None: to its end); rows go to `out`, a line is printed.
+    """Train a unit from its checkpoint on, up to epoch `stop` (None: to its end). Write rows to `out`; print lines.
 
-    Nothing where its last row is there. What an epoch draws follows from seed and number alone.
+    If the last row of the unit is there, nothing happens. What an epoch draws depends on seed and epoch alone.
     """
     epochs = unit["epochs"]
     if tuple(str(value) for value in (*unit.values(), epochs)) in {tuple(row[n] for n in KEY) for row in read(out)}:
@@ -171,29 +172,29 @@ def run(unit: dict, out: Path = RESULTS, checkpoints: Path = CHECKPOINTS, stop: 
 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
-    """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
+    """Write rows to the file. They replace rows of the same key. The file is always whole, for two processes too."""
     texts = [{name: f"{row[name]:.6g}" if name in MEASURED else str(row[name]) for name in COLUMNS} for row in rows]
     store.add(texts, out, COLUMNS, KEY)
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:
-    """The rows as a table, empty where there is none."""
+    """The rows as a table; an empty table if there is no file."""
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
 def ends(rows: pd.DataFrame) -> pd.DataFrame:
-    """The held-out loss at the end of each run: a line for each category, a column for each length that ran to it."""
+    """The held-out loss at the end of each run: a line per category, a column per length that has a finished run."""
     rows = rows[rows["epoch"] == rows["epochs"]]
     return rows.pivot(index="category", columns="epochs", values="loss_held_out").astype(float)
 
 
 def choose(rows: pd.DataFrame) -> int:
-    """The length, in epochs, that the rule chooses. Raises ValueError as long as a run is missing."""
+    """The length, in epochs, that the rule chooses. Raises ValueError if a run is missing."""
     loss = ends(rows).reindex(index=CATEGORIES, columns=LENGTHS)
     if loss.isna().any(axis=None):
         missing = [f"{name} {n}" for name in loss.index for n in loss if np.isnan(loss.loc[name, n])]

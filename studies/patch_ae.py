@@ -5,36 +5,37 @@
     OMP_NUM_THREADS=1 ADLIB_DATA=... python studies/patch_ae.py --copies     # what another JPEG changes; minutes
     python studies/patch_ae.py --quick                                       # a tiny one on drawn textures
 
-**What is measured.** On CATEGORIES of MVTec AD with ResNet18 at 256 px (profile `quick`) the autoencoder learns as the
-notebook trains it: Adam with LR for the new layers (the two 1x1 convolutions before R and the decoder) and a rate of
-its own for the pretrained backbone; batches of 16 with CutPaste defects. A tenth of the flawless training images is
-held out. After each number of steps in READ a memory bank of 1 % of the training vectors is taken and the image AUROC
-of the *test split* is read three ways: of R ("R"), of R on 3x3 means ("R_mean"), and of PatchCore's features of the
-trained backbone ("patchcore"). Of the networks before any step the features without the mean are read too
-("patchcore_no_mean"). One training gives all its steps; results/studies/patch_ae.csv has one row for each reading.
+**What is measured.** The autoencoder learns on CATEGORIES of MVTec AD with ResNet18 at 256 px (profile `quick`), as the
+notebook trains it. Adam has the rate LR for the new layers (the two 1x1 convolutions before R, and the decoder) and
+another rate for the pretrained backbone. Batches have 16 images with CutPaste defects. A tenth of the flawless training
+images is held out. After each number of steps in READ a memory bank of 1 % of the training vectors is taken. Then the
+image AUROC of the *test split* is read in three ways: from R ("R"), from R on 3x3 means ("R_mean"), and from
+PatchCore's features of the trained backbone ("patchcore"). Before any step, the features without the mean are read too
+("patchcore_no_mean"). One training gives all its steps. results/studies/patch_ae.csv has one row for each reading.
 
-**Grid.** Backbone rate {0, 1e-6, 1e-5, 1e-4} x alpha {0, 0.5}, at 0, 40, 150 and 300 steps, seed 0. Nothing depends on
-rate and alpha before the first step, so that reading is one for all. Beside the grid, before any step: the two other
-starts of the 1x1 convolutions (`patch_ae.HEADS`).
+**Grid.** Backbone rate {0, 1e-6, 1e-5, 1e-4} x alpha {0, 0.5}, at 0, 40, 150 and 300 steps, seed 0. Before the first
+step nothing depends on rate and alpha, so this reading is the same for all of them. In addition to the grid, the two
+other starts of the 1x1 convolutions (`patch_ae.HEADS`) are read before any step.
 
-**Rule**, written before the first row (`choose`). MVTec AD has no anomalies to validate on, and settings chosen by test
-labels would flatter. So one category is left out at a time: it takes the candidate with the highest mean AUROC over the
-*other* categories, and its own AUROC there is the one that counts. No number has seen its own labels. Settings for
-categories outside of the study: the highest mean over all of them. A candidate is a backbone rate above 0 (the paper
-trains end to end), alpha, a number of steps above 0, and R or R_mean. Rate 0, no steps, and PatchCore's features are
-controls and never chosen. Of equal candidates the first in the order R, lower rate, fewer steps, alpha 0.5.
+**Rule**, written before the first row (`choose`). MVTec AD has no anomalies to validate on. Settings chosen by test
+labels would look better than they are. So one category is left out at a time. It takes the candidate with the highest
+mean AUROC over the *other* categories. The AUROC that counts is the category's own AUROC with this candidate. In this
+way no number has seen its own labels. Categories outside of the study take the candidate with the highest mean over all
+categories. A candidate is a backbone rate above 0 (the paper trains end to end), alpha, a number of steps above 0, and
+R or R_mean. Rate 0, no steps, and PatchCore's features are controls and are never chosen. Of equal candidates the first
+is chosen, in the order R, lower rate, fewer steps, alpha 0.5.
 
-**Beside it** (`by_cutpaste`): what artificial defects would have chosen without any label, the candidate with the
-highest AUROC of held-out images with a CutPaste defect against the same images without, and over the candidates the
-rank correlation (Spearman) of that AUROC with the one on test. It decides nothing.
+**In addition** (`by_cutpaste`) the study says what artificial defects would have chosen without any label. They choose
+the candidate with the highest AUROC of held-out images with a CutPaste defect against the same images without one. The
+rank correlation (Spearman) over the candidates compares this AUROC with the AUROC on test. It decides nothing.
 
-**Does training help?** (`helps`) The AUROC left out less that of the same reading before any step, and less those of
-PatchCore's features, category by category; once more for the best candidate at backbone rate 1e-4. One seed, four
-categories: the interval on the page is over categories.
+**Does training help?** (`helps`) Each category that is left out has an AUROC. From it the study subtracts the AUROC of
+the same reading before any step, and the AUROCs of PatchCore's features. The same is done for the best candidate at
+backbone rate 1e-4. There are one seed and four categories: the interval on the page is over categories.
 
-**Copies** (`--copies`). The images at hand may be copies. PatchCore, which trains nothing, is read on COPIED categories
-as they are, stored once more as JPEG of quality 95 and of 75, and reduced from their own size by a fifth before that;
-results/studies/mvtec_copies.csv.
+**Copies** (`--copies`). The images at hand may be copies. PatchCore, which trains nothing, is read on COPIED
+categories. The images are used as they are, stored once more as JPEG of quality 95 and of 75, and reduced from their
+own size by a fifth before they are stored. The rows go to results/studies/mvtec_copies.csv.
 """
 
 import argparse
@@ -100,7 +101,7 @@ def units() -> list[dict]:
 
 @functools.lru_cache(maxsize=1)
 def images_of(category: str) -> dict:
-    """Bytes (N, C, size, size): train; flawless, held out; pasted, these with defects; test, which are anomalous."""
+    """Bytes (N, C, size, size): train; flawless (held out); pasted (flawless with defects); test, and its labels."""
     split = data.one_class(
         FIXED["dataset"], category, seed=SEED, size=FIXED["image_size"], validation=FIXED["held_out"]
     )
@@ -118,7 +119,7 @@ def to_bytes(x: torch.Tensor) -> torch.Tensor:
 
 
 def networks(unit: dict, train: torch.Tensor):
-    """Yields (steps, network, CPU seconds of its training) at each of unit["read"]; trained as the notebook does."""
+    """Yields (steps, network, CPU seconds of its training) at each of unit["read"]. Trains as the notebook does."""
     machine.seed_everything(SEED, torch.device("cpu"))
     backbone, _ = backbones.load(FIXED["backbone"], FIXED["weights"], SEED)
     trains = unit["lr_backbone"] > 0
@@ -147,7 +148,7 @@ def networks(unit: dict, train: torch.Tensor):
 
 @torch.no_grad()
 def vectors_of(net: patch_ae.PatchAE, some: torch.Tensor, names: list[str]) -> dict[str, torch.Tensor]:
-    """For each reading the feature vectors of bytes (N, C, size, size), (N, P, channels)."""
+    """Bytes (N, C, size, size) -> for each reading the feature vectors (N, P, channels)."""
     parts = {name: [] for name in names}
     for part in some.split(16):
         maps = net.encoder.backbone(images.to_float(part))
@@ -159,7 +160,7 @@ def vectors_of(net: patch_ae.PatchAE, some: torch.Tensor, names: list[str]) -> d
 
 
 def readings(net: patch_ae.PatchAE, split: dict, names: list[str]) -> dict[str, dict[str, float]]:
-    """For each reading the AUROC on test and that of held-out images with defects against those without."""
+    """For each reading the AUROC on test, and the AUROC of held-out images with defects against those without."""
     banks, scores, found = {}, {name: {} for name in names}, {}
     for name, vectors in vectors_of(net, split["train"], names).items():
         flat, generator = vectors.flatten(0, 1), torch.Generator().manual_seed(SEED)
@@ -180,7 +181,7 @@ def readings(net: patch_ae.PatchAE, split: dict, names: list[str]) -> dict[str, 
 
 @torch.no_grad()
 def reconstruction(net: patch_ae.PatchAE, split: dict) -> dict[str, float]:
-    """Of held-out images: mean absolute errors in grey levels, and both terms of eq. (3), means over patches."""
+    """For held-out images: mean absolute errors in grey levels, and both terms of eq. (3) as means over patches."""
     errors = {}
     for part in ("flawless", "pasted"):
         pairs = [(x, net(x)) for x in images.to_float(split[part]).split(16)]
@@ -196,7 +197,7 @@ def reconstruction(net: patch_ae.PatchAE, split: dict) -> dict[str, float]:
 
 
 def run(unit: dict, out: Path = RESULTS) -> None:
-    """Put the rows of a unit into `out`, and print a line for each of its steps; nothing where the last is there."""
+    """Put the rows of a unit into `out`, and a printed line per number of steps. Do nothing if the last is there."""
     if not left([unit], out):
         return
     common = {**unit, "seed": SEED, "lr": LR if max(unit["read"]) else 0.0}
@@ -219,7 +220,7 @@ def run(unit: dict, out: Path = RESULTS) -> None:
 
 
 def left(todo: list[dict], out: Path = RESULTS) -> list[dict]:
-    """Of these units those whose last reading `out` lacks."""
+    """The units of `todo` whose last reading is not in `out`."""
     names = ["category", "head", "lr_backbone", "alpha", "steps"]
     done = {tuple(row[name] for name in names) for row in read(out)}
     lasts = [unit | {"steps": max(unit["read"])} for unit in todo]
@@ -233,12 +234,12 @@ def _texts(row, names):
 
 
 def read(path: Path = RESULTS, columns: list[str] = COLUMNS) -> list[dict[str, str]]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return store.read(path, columns)
 
 
 def add(rows: list[dict], out: Path, columns: list[str] = COLUMNS, key: list[str] = KEY) -> None:
-    """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
+    """Write rows to the file. They replace rows of the same key. The file is always whole, for two processes too."""
     texts = [dict(zip(columns, _texts(row, columns), strict=True)) for row in rows]
     store.add(texts, out, columns, key)
 
@@ -247,12 +248,12 @@ def add(rows: list[dict], out: Path, columns: list[str] = COLUMNS, key: list[str
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:
-    """The rows as a table, empty where there is none."""
+    """The rows as a table; an empty table if there is no file."""
     return pd.read_csv(path) if path.is_file() else pd.DataFrame(columns=COLUMNS)
 
 
 def candidates(rows: pd.DataFrame, value: str = "auroc") -> pd.DataFrame:
-    """The candidates of the rule by category: one line for each that every category has, in the order of the rule."""
+    """AUROCs of the rule's candidates: a line per candidate that every category has, in the order of the rule."""
     rows = rows[(rows["head"] == "default") & (rows["lr_backbone"] > 0) & (rows["steps"] > 0)]
     rows = rows[rows["reading"].isin(["R", "R_mean"])]
     found = rows.pivot(index=SETTING, columns="category", values=value).dropna()
@@ -262,9 +263,9 @@ def candidates(rows: pd.DataFrame, value: str = "auroc") -> pd.DataFrame:
 
 
 def choose(rows: pd.DataFrame) -> pd.DataFrame:
-    """By the rule: a line for each category, and "others", with SETTING, auroc and seen, the mean that chose it.
+    """The choice by the rule: a line per category, and "others". Columns: SETTING, auroc, seen (the mean that chose).
 
-    auroc: the category's own at that setting; NaN for "others". Raises ValueError without a common candidate.
+    auroc: the category's own value at that setting; NaN for "others". Raises ValueError without a common candidate.
     """
     auroc, lines = candidates(rows), []
     if len(auroc.columns) < 2:
@@ -278,7 +279,7 @@ def choose(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_cutpaste(rows: pd.DataFrame) -> pd.DataFrame:
-    """What CutPaste defects on held-out images would have chosen for each category, its AUROCs, and the correlation."""
+    """For each category: what CutPaste defects on held-out images would have chosen, both AUROCs, the correlation."""
     auroc, artificial, lines = candidates(rows), candidates(rows, "auroc_cutpaste"), []
     for category in auroc:
         best = artificial[category].idxmax()
@@ -289,13 +290,13 @@ def by_cutpaste(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def start(rows: pd.DataFrame) -> pd.DataFrame:
-    """The AUROC of each reading before any step, with torch's own start of the head: a line for each category."""
+    """The AUROC of each reading before any step, with torch's own start of the head: one line per category."""
     rows = rows[(rows["head"] == "default") & (rows["steps"] == 0)]
     return rows.pivot(index="category", columns="reading", values="auroc")
 
 
 def helps(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
-    """Points of each category's AUROC at `chosen` above the same reading, and PatchCore's features, before any step."""
+    """Points of AUROC, per category: `chosen` minus the same reading and PatchCore's features, both before any step."""
     before, lines = start(rows), []
     for category, line in chosen.drop(index="others", errors="ignore").iterrows():
         others = {"untrained": line["reading"], "patchcore": "patchcore", "patchcore_no_mean": "patchcore_no_mean"}
@@ -305,7 +306,7 @@ def helps(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
 
 
 def register_lines(chosen: pd.DataFrame) -> str:
-    """The settings as [[patch_ae.runs]] of the register holds them, a line for each category and one for the others."""
+    """The settings as in [[patch_ae.runs]] of the register: a line for each category and one for the others."""
     return "\n".join(
         f"{name}: settings = {{ lr = {LR:g}, lr_backbone = {line['lr_backbone']:g}, alpha = {line['alpha']:g}, "
         f"steps = {line['steps']}, mean = {str(line['reading'] == 'R_mean').lower()} }}"
@@ -317,7 +318,7 @@ def register_lines(chosen: pd.DataFrame) -> str:
 
 
 def copied(some: torch.Tensor, quality: int | None, share: float = 1.0) -> torch.Tensor:
-    """Bytes (N, C, H, W), reduced to a share of their sides (Lanczos) and stored as JPEG, at image_size px."""
+    """Bytes (N, C, H, W), reduced to a share of their sides (Lanczos) and stored as JPEG, then at image_size px."""
     from PIL import Image
 
     found = []
@@ -336,7 +337,7 @@ def copied(some: torch.Tensor, quality: int | None, share: float = 1.0) -> torch
 
 
 def measure_copies(out: Path = COPIES) -> None:
-    """PatchCore on COPIED categories, as they are and copied once more, into `out`."""
+    """Measure PatchCore on COPIED categories, as they are and copied once more. The rows go to `out`."""
     kinds = {"as it is": (None, 1.0), "JPEG 95": (95, 1.0), "JPEG 75": (75, 1.0), "reduced and JPEG 95": (95, 0.8)}
     for category in COPIED:
         split = data.one_class(FIXED["dataset"], category, seed=SEED, size=None)

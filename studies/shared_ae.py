@@ -5,27 +5,30 @@
     OMP_NUM_THREADS=1 python studies/shared_ae.py --quick                     # a tiny grid on the embedded digits
 
 The paper gives no value for any setting. Here every combination of GRID trains on 2,000 normal images, for 20 epochs of
-32 steps; n of eq. (6) and (7) counts these epochs, so a choice of N carries over to more images (`shared_ae.epoch`). At
-each epoch of READ_OFF every score is taken on validation images, all cut from the train split: 250 held-out normal ones
-and 500 of other classes. No test image is looked at. The paper validates on the normal class alone; on that, no AUROC
-can be taken. Each training is scored twice: with the running statistics of batch norm, and with statistics taken again
-from training images for each use of a network (`shared_ae.per_use`).
+32 steps. n of eq. (6) and (7) counts these epochs, so a choice of N carries over to more images (`shared_ae.epoch`). At
+each epoch of READ_OFF every score is measured on validation images: 250 held-out normal images and 500 images of other
+classes. All of them are cut from the train split. No test image is looked at. The paper validates on the normal class
+alone, on which no AUROC can be measured. Each training is scored twice: with the running statistics of batch norm, and
+with statistics computed again from training images for each use of a network (`shared_ae.per_use`).
 
-Distances are means. "mean_l1" is |a - b|_1 / D and "mean_l2" is |a - b|_2 / sqrt(D), with D numbers in a and in b: the
-two norms that the damaged symbol of the equations can be, each by element. So alpha : beta is a ratio between one pixel
-and one latent number, as in GANomaly, from which the idea of 50 : 1 comes. Routing "separate" is the paper's game,
-"sum" is none: there the adversarial terms cancel. With stop_gradient the latent terms do not move E1. Beside the grid
-stands a plain autoencoder (E1, D1) for each distance, trained for the same steps.
+Distances are means. "mean_l1" is |a - b|_1 / D and "mean_l2" is |a - b|_2 / sqrt(D), where a and b have D numbers each.
+The symbol of the norm in the equations is damaged. These are the two norms that it can be, each by element. So alpha :
+beta is a ratio between one pixel and one latent number, as in GANomaly, from which the idea of 50 : 1 comes. Routing
+"separate" is the paper's game. Routing "sum" has no game, because the adversarial terms cancel there. With
+stop_gradient the latent terms do not move E1. In addition to the grid, a plain autoencoder (E1, D1) is trained for each
+distance, for the same number of steps.
 
 The rule. A candidate is a setting (distance, alpha, stop_gradient, routing, batch_norm) with an epoch and omega_1 of
-eq. (8). Its value: the mean over the classes of its AUROC for each seed; then the mean over the seeds minus one
-standard error over the seeds. The candidate with the highest value is chosen. Nothing is smoothed over epochs. A
-candidate without the game may win; then the best one with it is reported beside it (`choose`).
+eq. (8). For each seed, the AUROC of a candidate is the mean over the classes. The value of the candidate is the mean
+over the seeds minus one standard error over the seeds. The candidate with the highest value is chosen. Nothing is
+smoothed over epochs. A candidate without the game may win. In that case the best candidate with the game is reported
+as well (`choose`).
 
 The page of the study is studies/shared_ae.ipynb.
 
-One row per run, read-off epoch and batch norm goes to results/studies/shared_ae_grid.csv, when the run is complete.
-`seconds` is the CPU time of the whole run, read-offs included. The errors are mean absolute differences in [-1, 1].
+When a run is complete, it writes one row for each read-off epoch and batch norm to
+results/studies/shared_ae_grid.csv. `seconds` is the CPU time of the whole run, read-offs included. The errors are mean
+absolute differences in [-1, 1].
 """
 
 import argparse
@@ -74,7 +77,7 @@ FIXED = {
     "validation": 0.1,
     "per_use_images": 1000,
 }
-QUICK = {"width": 2, "latent": 4, "epoch_steps": 2, "held_out": 12, "others": 12}  # what --quick has otherwise
+QUICK = {"width": 2, "latent": 4, "epoch_steps": 2, "held_out": 12, "others": 12}  # what --quick changes in FIXED
 SETTING = [*GRID, "batch_norm"]
 RUN = ["dataset", "class", "seed", "method", *GRID]
 SCORES = [*(f"omega_{omega:g}" for omega in OMEGAS), "latent_1", "image_1", "image_2", "image_adv"]
@@ -86,7 +89,8 @@ COLUMNS = [*RUN, "batch_norm", "epoch", *MEASURED, "torch"]
 def load(dataset: str, normal: str, seed: int, held_out: int, others: int, n_train: int, validation: float):
     """Training images (N, C, 32, 32) uint8, validation images (V, C, 32, 32) uint8, and which are anomalous, (V,).
 
-    Of the validation images that `data.one_class` gives, so many normal and anomalous ones are taken at even distances.
+    `data.one_class` gives the validation images. At most `held_out` normal and `others` anomalous images of them are
+    taken, at even distances.
     """
     split = data.one_class(dataset, normal, seed=seed, n_train=n_train, validation=validation)
     is_anomalous, rows = split.validation_is_anomalous, []
@@ -99,14 +103,14 @@ def load(dataset: str, normal: str, seed: int, held_out: int, others: int, n_tra
 
 
 def batches(count: int, batch: int, generator: torch.Generator):
-    """Indices of images, batch after batch without end: a new order of all `count` for each pass."""
+    """Indices of images, batch after batch without end. Each pass has a new order of all `count` images."""
     while True:
         yield from torch.randperm(count, generator=generator).split(batch)
 
 
 @torch.no_grad()
 def reconstruction_errors(nets: torch.nn.Module, normals: torch.Tensor, mean_image: torch.Tensor) -> dict[str, float]:
-    """Mean absolute differences from x1, x2 (where there are) and the mean training image; images uint8, in [-1, 1]."""
+    """Mean absolute differences, in [-1, 1], from x1, x2 (if made) and the mean training image. normals: uint8."""
     x = images.to_float(normals)
     made = shared_ae.forward(nets, x, adversarial=False)
     found = {f"error_{i}": made[f"x{i}"] for i in (1, 2) if f"x{i}" in made} | {"error_mean_image": mean_image}
@@ -114,7 +118,7 @@ def reconstruction_errors(nets: torch.nn.Module, normals: torch.Tensor, mean_ima
 
 
 def aurocs(terms: dict[str, torch.Tensor], is_anomalous: torch.Tensor) -> dict[str, float]:
-    """The AUROC of eq. (8) for each omega and of the other scores, as far as there are terms (each (V,)) for them."""
+    """The AUROC of eq. (8) for each omega, and of each other score that `terms` (each (V,)) are enough for."""
     found = {name: terms[name] for name in SCORES if name in terms}
     if "latent_adv" in terms:
         found |= {f"omega_{omega:g}": shared_ae.equation_8(terms, omega) for omega in OMEGAS}
@@ -122,9 +126,9 @@ def aurocs(terms: dict[str, torch.Tensor], is_anomalous: torch.Tensor) -> dict[s
 
 
 def run(asked: dict, fixed: dict = FIXED, read_off: list[int] = READ_OFF) -> list[dict]:
-    """One training. asked: RUN -> value; returns its rows, dicts of text with COLUMNS, two for each epoch of read_off.
+    """One training. asked: RUN -> value. Returns its rows, dicts of text with COLUMNS, two for each epoch of read_off.
 
-    fixed: as FIXED. Method "ae" is the plain autoencoder; of the settings only the distance concerns it.
+    fixed: as FIXED. Method "ae" is the plain autoencoder. The distance is the only setting that concerns it.
     """
     cut = {name: fixed[name] for name in ("held_out", "others", "n_train", "validation")}
     train, validation, is_anomalous = load(asked["dataset"], asked["class"], asked["seed"], **cut)
@@ -159,7 +163,7 @@ def run(asked: dict, fixed: dict = FIXED, read_off: list[int] = READ_OFF) -> lis
 
 
 def runs(classes: list = CLASSES, seeds: list[int] = SEEDS, grid: dict = GRID) -> list[dict]:
-    """Every run of the study in its order, dicts with RUN: all of one seed, class by class, autoencoders first."""
+    """Every run of the study in its order, dicts with RUN: seed by seed, class by class, autoencoders first."""
     nothing = dict.fromkeys(grid, "")
     settings = [{"method": "ae", **nothing, "distance": distance} for distance in grid["distance"]]
     settings += [{"method": "shared_ae", **dict(zip(grid, v, strict=True))} for v in itertools.product(*grid.values())]
@@ -168,17 +172,17 @@ def runs(classes: list = CLASSES, seeds: list[int] = SEEDS, grid: dict = GRID) -
 
 
 def key(row: dict) -> tuple[str, ...]:
-    """What tells one run from another, as text."""
+    """The values that distinguish one run from another, as text."""
     return tuple(str(row[name]) for name in RUN)
 
 
 def read(path: Path = RESULTS) -> list[dict]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return store.read(path, COLUMNS)
 
 
 def save(rows: list[dict], path: Path = RESULTS) -> None:
-    """Adds the rows of one run to the file, all or none, unless another process has added the same run."""
+    """Add the rows of one run to the file, all or none of them, unless another process has added the same run."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):
         old = read(path)
@@ -188,7 +192,7 @@ def save(rows: list[dict], path: Path = RESULTS) -> None:
 
 
 def complete(rows: list[dict], todo: list[dict] | None = None) -> list[dict]:
-    """The rows of each class and seed that has all its runs (todo: those of the study): what `choose` can take."""
+    """The rows of each class and seed that has all its runs, which `choose` can take. todo: the runs; None: all."""
     left = {key(one) for one in (runs() if todo is None else todo)} - {key(row) for row in rows}
     lacking = {(dataset, normal, seed) for dataset, normal, seed, *_ in left}
     return [row for row in rows if key(row)[:3] not in lacking]
@@ -197,10 +201,10 @@ def complete(rows: list[dict], todo: list[dict] | None = None) -> list[dict]:
 def table(rows: list[dict]) -> pd.DataFrame:
     """What the rule compares: one line per candidate, SETTING, epoch, omega, game, mean, se, value, seeds; best first.
 
-    rows: as `read` gives them. A seed counts where it has every class for every candidate: while the study runs, only
-    the seeds that are complete. With fewer than two there is no standard error (se is NaN), and value is the mean. game
-    says whether a candidate has played it: routing "separate", from epoch 2 on, since n = 1 has no adversarial term.
-    Raises ValueError where no seed is complete.
+    rows: as `read` gives them. A seed counts if it has every class for every candidate. While the study runs, only the
+    complete seeds count. With fewer than two seeds there is no standard error (se is NaN), and value is the mean. game
+    says whether a candidate has played the game: routing "separate", from epoch 2 on, because n = 1 has no adversarial
+    term. Raises ValueError if no seed is complete.
     """
     frame = pd.DataFrame([row for row in rows if row["method"] == "shared_ae"])
     if frame.empty:
@@ -225,11 +229,11 @@ def table(rows: list[dict]) -> pd.DataFrame:
 
 
 def choose(rows: list[dict]) -> pd.DataFrame:
-    """What the rule chooses, in three lines of `table`: "chosen", "with the game" and "literal".
+    """The choice by the rule, three lines of `table`: "chosen", "with the game" and "literal".
 
-    "with the game" is the best candidate that has played the game, which may be the chosen one. "literal" is the best
-    one in the plain reading of the paper: mean L1 distances, omega_1 one half, the game, no stopped gradient, running
-    statistics; alpha and the epoch are open. A line is left out where it has no candidate.
+    "with the game" is the best candidate that has played the game; this may be the chosen candidate. "literal" is the
+    best candidate in the plain reading of the paper: mean L1 distances, omega_1 one half, the game, no stopped
+    gradient, running statistics; alpha and the epoch are open. A line without a candidate is left out.
     """
     every = table(rows)
     literal = every["game"] & (every["distance"] == "mean_l1") & (every["omega"] == 0.5)

@@ -1,4 +1,4 @@
-"""The rows of a study in its CSV: read, and added to, by one process or several."""
+"""The rows of a study in its CSV file. One process or several read them and add to them."""
 
 import csv
 import io
@@ -11,16 +11,16 @@ from repro.rows import read_table, write_whole
 
 
 def read(path: Path, columns: list[str]) -> list[dict[str, str]]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return [cells for _, cells in read_table(path, columns)] if path.is_file() else []
 
 
 def add(
     texts: list[dict[str, str]], path: Path, columns: list[str], key: list[str], order: Callable | None = None
 ) -> None:
-    """Rows into the file, in place of those of the same key; it is whole at every moment, also for several processes.
+    """Write rows to the file. They replace rows of the same key. The file is always whole, for several processes too.
 
-    texts: dicts of text. order: what the rows are sorted by; None: new ones come last.
+    texts: dicts of text. order: the key by which the rows are sorted; None: new rows come last.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{path}.lock"):

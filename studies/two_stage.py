@@ -4,42 +4,46 @@
     OMP_NUM_THREADS=1 ADLIB_DATA=... python studies/two_stage.py --part 2/2   # every second unit, for a second process
     python studies/two_stage.py --quick                                       # a tiny one on embedded digits
 
-**What is measured.** An encoder learns rotations (2) on 2,000 normal images and is frozen; both decoders (8), (9) learn
-on its z; the AUROC of score (10) and of its halves is taken on validation images, all cut from the train split: normal
-ones held out, and as many of the other classes. Every setting of a class and seed has the same ones. No test image is
-looked at. Each row of results/studies/two_stage.csv is one point: an encoder, a z, a number of decoder epochs.
+**What is measured.** An encoder learns rotations (2) on 2,000 normal images and is frozen. Both decoders (8), (9) learn
+on its z. The AUROC of score (10) and of its two parts is measured on validation images, all cut from the train split:
+held-out normal images, and as many images of the other classes. All settings of a class and seed have the same
+validation images. No test image is looked at. Each row of results/studies/two_stage.csv is one point: an encoder, a z,
+a number of decoder epochs.
 
 **Grid** on CLASSES and SEEDS: rotation epochs {0, 1, 3, 6} x shift {0, 4} x z {pooled, layer3}, decoder epochs 5 and
-10; layer3 with seed 0 alone. Rotation epochs 0 is the control: the encoder as it was drawn, batch norm's statistics 0
-and 1; it has no shift. On a CPU one epoch of both decoders costs a quarter of a rotation epoch, and there are over 100
-pairs of them: the whole grid at 30 decoder epochs would take more than twice as long. So the curve goes on to 15 and 30
-on LONG_CLASSES alone, where z is pooled, with seed 0, after rotation epochs 0, or 3 with shift. On these classes and
-seed 15 rotation epochs run as well, with shift, pooled. Then, on EXTRA_CLASSES with seed 0, after 3 epochs with shift:
-the paper read literally (z is the four probabilities), Adam's beta1 0.5, images in [0, 1] with a Sigmoid. Last the stem
-for CIFAR on digit 8, 0, 1 and 3 epochs, no shift, z pooled alone: its layer3 has 16,384 numbers.
+10; layer3 with seed 0 alone. Rotation epochs 0 is the control: the encoder with its random initial weights, and batch
+norm's statistics 0 and 1. The control has no shift. On a CPU one epoch of both decoders costs a quarter of a rotation
+epoch, and there are over 100 pairs of decoders. The whole grid at 30 decoder epochs would take more than twice as long.
+So the curve goes on to 15 and 30 decoder epochs on LONG_CLASSES alone, with z pooled and seed 0, after rotation epochs
+0, or 3 with shift. On these classes and this seed, 15 rotation epochs run as well, with shift, pooled. Then three
+extras run on EXTRA_CLASSES with seed 0, after 3 epochs with shift: the paper read literally (z is the four
+probabilities), Adam's beta1 0.5, and images in [0, 1] with a Sigmoid. The stem for CIFAR runs last, on digit 8 with 0,
+1 and 3 epochs, no shift, and z pooled alone, because its layer3 has 16,384 numbers.
 
-**Rate.** RotNet's steps down are shares of all epochs, so runs of 1, 3 and 6 epochs are different runs. Here the rate
-is 0.1 for the first 60 % of the *steps*, 0.02 up to 80 %, then 0.004. Counted in steps the shares hold for one epoch
-too. The first step down is at 60 %, RotNet's at 30 %, so that the part at 0.1 is common to all lengths: it is trained
-once, and at 60 % of each length a copy leaves it and ends alone. Batches and shifts are drawn for each step by its
-number, so the copy is, number for number, the run of that length on its own, and `seconds_encoder` is what that run
-would have cost. A pass is 7.6 epochs where separate runs are 10.
+**Rate.** In RotNet each step down of the rate comes at a share of all epochs. So runs of 1, 3 and 6 epochs are
+different runs. Here the rate is 0.1 for the first 60 % of the *steps*, 0.02 up to 80 %, then 0.004. The shares are
+counted in steps, so they work for one epoch too. The first step down is at 60 % (RotNet's is at 30 %), so that the part
+at 0.1 is common to all lengths. This part is trained once. At 60 % of each length a copy is taken and trained to its
+own end. Batches and shifts are drawn for each step by its number. So the copy equals, number for number, a separate run
+of that length, and `seconds_encoder` is what that run would have cost. All lengths together cost 7.6 epochs; separate
+runs cost 10.
 
 **z.** "pooled": after global average pooling, 512 numbers. "layer3": the map of layer3, 256 channels of 2 x 2,
-flattened to 1,024 numbers, in place of a decoder that starts from a map. "probabilities": four, of the image as it is.
-z is computed once for each image; images are not shifted for the decoders.
+flattened to 1,024 numbers; it replaces a decoder that starts from a map. "probabilities": the four probabilities
+of the image as it is. z is computed once for each image. Images are not shifted for the decoders.
 
-**Rule**, written before the first row (`choose`). A setting is rotation epochs, shift, z and decoder epochs; its cost
-is the mean of seconds_encoder + seconds_decoders, CPU seconds of one thread.
+**Rule**, written before the first row (`choose`). A setting is rotation epochs, shift, z and decoder epochs. Its cost
+is the mean of seconds_encoder + seconds_decoders, in CPU seconds of one thread.
 
-1. Of the settings that every class and seed has, the one with the highest mean validation AUROC of score (10), lambda
-   1, is the best. The others stay that lose to it no more, in the mean, than one standard error of the paired
-   differences over classes and seeds (standard deviation, n - 1, over the root of n). The cheapest that stays is
-   chosen.
-2. Settings that only some have (layer3, 15 rotation epochs, 15 and 30 decoder epochs) are set beside that choice by the
-   same rule, on the classes and seeds that both have: those on most first, and each time beside the choice so far.
+1. Only the settings that every class and seed has are compared. The best is the one with the highest mean validation
+   AUROC of score (10), lambda 1. A setting stays if its mean loss against the best is at most one standard error of the
+   paired differences over classes and seeds (standard deviation with n - 1, divided by the root of n). The cheapest
+   setting that stays is chosen.
+2. Some settings have only a part of the classes and seeds (layer3, 15 rotation epochs, 15 and 30 decoder epochs). They
+   are compared with that choice by the same rule, on the classes and seeds that both have. The settings with the most
+   classes and seeds come first, and each comparison is with the choice so far.
 
-Rotation epochs 0 is never chosen, and other stems, ranges, beta1 and the probabilities are not in the rule.
+Rotation epochs 0 is never chosen. Other stems, ranges, beta1 and the probabilities are not in the rule.
 """
 
 import argparse
@@ -89,8 +93,8 @@ MEASURED = [
     "seconds_decoders",
 ]
 COLUMNS = [*KEY, "n_validation", *MEASURED, "device", "torch"]
-# What the page sets against each other, all else alike: text -> (values, other values) of columns; `score` is one of
-# the columns of AUROCs, "auroc" unless said otherwise.
+# What the page compares, with all else alike: text -> (values, other values) of columns. `score` is one of the columns
+# of AUROCs, "auroc" if it is not given.
 TRAINED = {
     f"rotation epochs {n}, {f'shifts of up to {shift} px' if shift else 'no shift'}": (
         {"rotation_epochs": n, "shift": shift},
@@ -120,7 +124,7 @@ OPTIONS = {
 
 
 def units() -> list[dict]:
-    """The queue. A unit is one encoder's training: its place, stem, shift and range, and a plan of what is measured.
+    """The queue. A unit is the training of one encoder: place, stem, shift and range, and a plan of the measurements.
 
     plan: {rotation epochs: [(z, beta1, last decoder epoch), ...]}.
     """
@@ -149,7 +153,7 @@ def units() -> list[dict]:
 
 
 def random_shift(x: torch.Tensor, reach: int, mode: str, rng: np.random.Generator) -> torch.Tensor:
-    """Each image moved by up to `reach` pixels along either axis. x: float (N, C, H, W) in [-1, 1], and so the result.
+    """Each image moved by up to `reach` pixels along either axis. x and result: float (N, C, H, W) in [-1, 1].
 
     mode: what comes in, "constant" (-1, a digit's background) or "reflect".
     """
@@ -158,7 +162,7 @@ def random_shift(x: torch.Tensor, reach: int, mode: str, rng: np.random.Generato
 
 
 def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Each z of images (N, C, 32, 32): pooled (N, 512), layer3 (N, 1024), the four logits and probabilities (N, 4)."""
+    """Each z of images (N, C, 32, 32): pooled (N, 512), layer3 (N, 1024), four logits and four probabilities (N, 4)."""
     layer3 = encoder.layer3(
         encoder.layer2(encoder.layer1(encoder.maxpool(encoder.relu(encoder.bn1(encoder.conv1(x))))))
     )
@@ -168,7 +172,7 @@ def representations(encoder: nn.Module, head: nn.Module, x: torch.Tensor) -> dic
 
 
 def rebuild(decoder: nn.Sequential, z: torch.Tensor) -> torch.Tensor:
-    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], also where it ends in a Sigmoid."""
+    """What the decoder makes of z (N, latent): (N, C, 32, 32) in [-1, 1], even if the decoder ends in a Sigmoid."""
     y = decoder(z)
     return 2 * y - 1 if isinstance(decoder[-1], nn.Sigmoid) else y
 
@@ -182,7 +186,8 @@ LOSSES = {
 def images_of(unit: dict) -> dict:
     """Training and validation images of a unit, float in [-1, 1], and which of the validation images are anomalous.
 
-    Of what `data.one_class` holds out of the train split at most so many normal and so many anomalous images are kept.
+    `data.one_class` holds them out of the train split. At most FIXED["validation"] normal and as many anomalous images
+    are kept.
     """
     split = data.one_class(
         unit["dataset"],
@@ -202,9 +207,10 @@ def images_of(unit: dict) -> dict:
 
 
 def rotation_steps(state: tuple, x: torch.Tensor, start: int, stop: int, steps: int | None, unit: dict) -> None:
-    """Steps start to stop of stage 1, eq. (2), on state (encoder, head, optimizer); steps: of the run, None is no end.
+    """Steps start to stop of stage 1, eq. (2), on state (encoder, head, optimizer).
 
-    x: (N, C, 32, 32) in [-1, 1]. What a step draws follows from the unit's seed and its number alone.
+    steps: the number of steps of the run; None: the part at 0.1, which has no end. x: (N, C, 32, 32) in [-1, 1]. What a
+    step draws depends on the unit's seed and the number of the step alone.
     """
     encoder, head, optimizer = state
     encoder.train()
@@ -233,8 +239,8 @@ def ranged(x: torch.Tensor, unit: dict) -> torch.Tensor:
 def encoders(unit: dict, x: torch.Tensor, lengths: list[int]):
     """Yields (epochs, encoder, head, seconds) for each length, from the shortest; frozen, in evaluation mode.
 
-    The steps at 0.1 are taken once; at 60 % of each length a copy leaves, and ends by `rate`. seconds: CPU time of a
-    run of that length alone.
+    The steps at 0.1 are taken once. At 60 % of each length a copy is taken and trained to its end by `rate`. seconds:
+    CPU time of a separate run of that length.
     """
     torch.manual_seed(unit["seed"])
     encoder, head, _ = two_stage.build(x.shape[1], unit["stem"])
@@ -258,7 +264,7 @@ def encoders(unit: dict, x: torch.Tensor, lengths: list[int]):
 
 @torch.no_grad()
 def of_rotations(encoder: nn.Module, head: nn.Module, split: dict, unit: dict) -> dict[str, float]:
-    """RotNet's own score on the validation images, and the share of turns found in the normal ones."""
+    """AUROCs of RotNet's own score on the validation images, and the share of turns found in the normal images."""
     logits = [head(encoder(images.rotations(ranged(part, unit))[0])) for part in split["validation"].split(100)]
     scores = {
         f"auroc_rotnet{name}": torch.cat([two_stage.rotation_score(part, log) for part in logits])
@@ -270,7 +276,7 @@ def of_rotations(encoder: nn.Module, head: nn.Module, split: dict, unit: dict) -
 
 
 def decoder_curve(split: dict, z: dict[str, torch.Tensor], unit: dict, beta1: float, last: int) -> list[dict]:
-    """Both decoders trained apart on z, for `last` epochs: what is measured after each epoch of READ.
+    """Train both decoders separately on z, for `last` epochs. Returns what is measured after each epoch of READ.
 
     z: "train" (N, latent) and "validation" (M, latent).
     """
@@ -304,7 +310,7 @@ def decoder_curve(split: dict, z: dict[str, torch.Tensor], unit: dict, beta1: fl
 
 @torch.no_grad()
 def of_decoders(decoders: dict, split: dict, z: torch.Tensor) -> dict[str, float]:
-    """AUROCs of score (10) by lambda and of its halves on the validation images, and both means of the normal ones."""
+    """On validation images: AUROCs of score (10) by lambda and of its parts, and both means of the normal images."""
     x, is_anomalous = split["validation"], split["is_anomalous"]
     rebuilt = {name: torch.cat([rebuild(d.eval(), part) for part in z.split(200)]) for name, d in decoders.items()}
     error, similarity = two_stage.mse(x, rebuilt["mse"]), two_stage.ssim(x, rebuilt["ssim"])
@@ -318,7 +324,7 @@ def of_decoders(decoders: dict, split: dict, z: torch.Tensor) -> dict[str, float
 
 
 def run(unit: dict, out: Path = RESULTS) -> None:
-    """What `out` lacks of a unit: its rows go there, those of one encoder and z at a time, and a line is printed."""
+    """Measure what `out` lacks of a unit. Write the rows of one encoder and z at a time to `out`, and print a line."""
     done = {tuple(row[name] for name in KEY) for row in read(out)}
 
     def missing(epochs, measure):
@@ -374,12 +380,12 @@ def run(unit: dict, out: Path = RESULTS) -> None:
 
 
 def read(path: Path = RESULTS) -> list[dict[str, str]]:
-    """The rows there are, dicts of text; ValueError where the file is damaged."""
+    """The rows of the file, dicts of text; none if there is no file. ValueError if it is damaged."""
     return store.read(path, COLUMNS)
 
 
 def add(rows: list[dict], out: Path) -> None:
-    """Rows into the file, in place of those of the same key; it is whole at every moment, also for two processes."""
+    """Write rows to the file. They replace rows of the same key. The file is always whole, for two processes too."""
     texts = [
         {**{name: str(row[name]) for name in COLUMNS}, **{name: f"{row[name]:.6g}" for name in MEASURED}}
         for row in rows
@@ -388,14 +394,14 @@ def add(rows: list[dict], out: Path) -> None:
 
 
 def table(path: Path = RESULTS) -> pd.DataFrame:
-    """The rows as a table, class as text."""
+    """The rows as a table, with the class as text."""
     return pd.read_csv(path, dtype={"class": str})
 
 
 def choose(rows: pd.DataFrame) -> dict:
-    """The setting that the rule above chooses, a dict of SETTING with its `auroc` and `seconds`, means of its places.
+    """The setting that the rule above chooses: a dict of SETTING, `auroc` and `seconds`, both means over its places.
 
-    rows: a table with COLUMNS. Raises ValueError where no setting is measured everywhere.
+    rows: a table with COLUMNS. Raises ValueError if no setting is measured on every class and seed.
     """
     main = (rows["stem"] == "imagenet") & (rows["range"] == "-1..1") & (rows["beta1"] == 0.9)
     rows = rows[main & (rows["rotation_epochs"] > 0) & rows["z"].isin(["pooled", "layer3"])]
@@ -411,7 +417,7 @@ def choose(rows: pd.DataFrame) -> dict:
         groups.setdefault(tuple(auroc.notna().loc[setting]), []).append(setting)
     for places in sorted(groups, key=sum, reverse=True):
         shared = np.array(places) & auroc.notna().loc[best].to_numpy()
-        if shared.sum() > 1:  # of one place there is no standard error
+        if shared.sum() > 1:  # one place alone has no standard error
             settings = [best, *groups[places]]
             best = _cheapest(auroc.loc[settings, shared], seconds.loc[settings, shared])
     named = {
@@ -421,14 +427,14 @@ def choose(rows: pd.DataFrame) -> dict:
 
 
 def _cheapest(auroc: pd.DataFrame, seconds: pd.DataFrame) -> tuple:
-    """Of settings (rows) measured at the same places (columns) the cheapest within one standard error of the best."""
+    """The cheapest setting within one standard error of the best. Settings are rows, their common places columns."""
     loss = auroc.loc[auroc.mean(axis=1).idxmax()] - auroc
     stays = loss.mean(axis=1) <= loss.std(axis=1, ddof=1).fillna(0.0) / loss.shape[1] ** 0.5 + 1e-12
     return seconds[stays].mean(axis=1).idxmin()
 
 
 def planned() -> int:
-    """How many rows the whole queue gives."""
+    """The number of rows that the whole queue gives."""
     lasts = [last for unit in units() for some in unit["plan"].values() for *_, last in some]
     return sum(n <= last for last in lasts for n in READ)
 
@@ -436,8 +442,8 @@ def planned() -> int:
 def differences(rows: pd.DataFrame, a: dict, b: dict) -> pd.DataFrame:
     """Points of AUROC of rows with the values `a` minus those with `b` and all else alike: classes down, seeds across.
 
-    a, b: values of the same columns, `score` among them ("auroc" where not given). Of a class and seed it is the mean
-    over all such pairs. Of the seeds those count that have the most classes; empty where nothing pairs.
+    a, b: values of the same columns; `score` may be one of them (default "auroc"). The value of a class and seed is the
+    mean over all such pairs. Only the seeds that have the most classes count. The result is empty if nothing pairs.
     """
     long = rows.melt(KEY, [name for name in MEASURED if name.startswith("auroc")], "score", value_name="points")
     sides = []
@@ -453,9 +459,9 @@ def differences(rows: pd.DataFrame, a: dict, b: dict) -> pd.DataFrame:
 
 
 def effects(rows: pd.DataFrame, options: dict[str, tuple[dict, dict]]) -> pd.DataFrame:
-    """The mean of `differences` for each of the options that rows pair for, with its 95 % interval.
+    """The mean of `differences` with its 95 % interval, for each option for which rows make pairs.
 
-    Columns: what; mean, low, high (NaN for one class); points, these as text; above, "2 of 5" classes; seeds.
+    Columns: what; mean, low, high (NaN for one class); points (the three as text); above, "2 of 5" classes; seeds.
     """
     lines = []
     for what, (a, b) in options.items():
@@ -471,8 +477,9 @@ def effects(rows: pd.DataFrame, options: dict[str, tuple[dict, dict]]) -> pd.Dat
 def turns_by_place(x: torch.Tensor) -> float:
     """The share of turns that are known from the place alone, of images (N, C, H, W) in [-1, 1] on a dark ground.
 
-    A quarter turn moves the centre of mass to the next quadrant. Who guesses the turn from its quadrant alone, the
-    signs of its two offsets from the middle, is right for the images whose upright centre is in the usual quadrant.
+    A quarter turn moves the centre of mass to the next quadrant. So the turn can be guessed from this quadrant alone,
+    that is, from the signs of the centre's two offsets from the middle. The guess is right for the images whose upright
+    centre is in the usual quadrant.
     """
     light = (x.float() + 1).mean(1)
     places = [torch.arange(n, device=x.device) - (n - 1) / 2 for n in light.shape[1:]]

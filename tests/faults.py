@@ -1,7 +1,7 @@
 """What the tests of faults share: a notebook whose rows tell where they come from, sweeps to be disturbed, counts.
 
 The notebook gives figures that follow from class and seed alone, and puts a mark of its own run into row, scores and
-output: so a false row can be told from a true one, and a row from one whose files are another run's.
+output. So a false row can be distinguished from a true row, and so can a row whose files are of another run.
 """
 
 import builtins
@@ -136,7 +136,7 @@ def lines_of(path):
 
 
 def doubled(out):
-    """What stands twice: rows of one key, failures of one job, a failure beside the rows of the same job."""
+    """What is there twice: rows of one key, failures of one job, a failure next to the rows of the same job."""
     twice = [key for key, copies in lines_of(out / "toy.csv").items() if len(copies) > 1]
     lines = rows.read(out / "toy.csv")
     good = {row["job"] for row in lines if row["status"] == "ok"}
@@ -212,7 +212,7 @@ def half_written(out):
 
 
 def all_there(out, jobs):
-    """Whether each job has its rows and nothing else stands in the file."""
+    """Whether each job has its rows and nothing else is in the file."""
     lines = rows.read(out / "toy.csv")
     wanted = sorted((job["id"], method) for job in jobs for method in METHODS)
     return (
@@ -296,7 +296,7 @@ class Arena:
         return [line.split() for line in self.log.read_text().splitlines()] if self.log.exists() else []
 
     def job_of(self, kernel):
-        """(The job of a kernel, or None; whether it is in the midst of it). Call it on a kernel that stands still."""
+        """(The job of a kernel, or None; whether it is in the midst of it). Call it on a kernel that is stopped."""
         try:
             words = " ".join(kernel.cmdline())  # the path of its connection file names the job
         except psutil.Error:

@@ -3,9 +3,9 @@
     standins.write("build/stand-ins")        # all of them; then ADLIB_DATA=build/stand-ins
 
 They are npz files, the 15 categories of MVTec AD as folders with their defects and masks, and files of random weights
-with torchvision's names of tensors: the ordinary readers read them. STAND-IN.txt beside them marks them, so that result
-rows say "stand-in:<sha8>" and none of them enters results/. They look like nothing, and nothing that is measured on
-them says anything; but classes differ, so that a mix-up of two of them would show.
+with torchvision's names of tensors: the ordinary readers read them. STAND-IN.txt next to them marks them, so that
+result rows say "stand-in:<sha8>" and none of them enters results/. They look like nothing, and nothing that is measured
+on them says anything; but classes differ, so that a mix-up of two of them would show.
 """
 
 import math

@@ -773,7 +773,7 @@ rows.write_whole = write_and_die
 
 
 def test_a_killed_job_goes_on_where_it_was_and_gives_the_same_to_the_bit(tmp_path):
-    """One run starts beside a damaged checkpoint and goes through; one is killed with its worker and goes on."""
+    """One run starts with a damaged checkpoint next to it and finishes; one is killed with its worker and goes on."""
     source = notebook()
     saves = next(i for i, cell in enumerate(source["cells"]) if "rows.keep(" in "".join(cell["source"]))
     del source["cells"][saves + 1 :]  # pictures and tables

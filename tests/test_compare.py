@@ -1,4 +1,4 @@
-"""Published cells, verdicts against hand-computed cases, comparisons, and old rows beside new."""
+"""Published cells, verdicts against hand-computed cases, comparisons, and old rows next to new rows."""
 
 import numpy as np
 import pandas as pd

@@ -87,7 +87,7 @@ def nothing_runs(one):
 
 
 def check_finished(one, ledger, call, *counts):
-    """What stands is right; the next call finishes the sweep, and a further one runs nothing."""
+    """The rows that exist are right; the next call finishes the sweep, and a further call runs nothing."""
     for count in counts:
         count["sweeps"] += 1
     ledger.check(counts[0])
@@ -348,7 +348,7 @@ def test_where_the_disk_is_full_a_sweep_ends_with_all_its_processes(arena, after
 
 
 def files_of(out):
-    """What stands under `out`, but for logs and lock files."""
+    """The files under `out`, except logs and lock files."""
     return {
         path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.suffix not in (".log", ".lock")
     }

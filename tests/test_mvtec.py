@@ -71,7 +71,7 @@ def cache():
 
 
 def downloads():
-    """What lies in the cache's folder for downloads and unpacked archives."""
+    """What is in the cache's folder for downloads and unpacked archives."""
     return sorted(path.name for path in (cache() / "downloads").glob("*"))
 
 

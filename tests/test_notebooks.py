@@ -1,4 +1,4 @@
-"""What every notebook's source keeps to; `make test` also executes each with nbval (its path stands in testpaths)."""
+"""What every notebook's source keeps to; `make test` also executes each with nbval (its path is in testpaths)."""
 
 import ast
 import json
