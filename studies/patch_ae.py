@@ -300,7 +300,7 @@ def helps(rows: pd.DataFrame, chosen: pd.DataFrame) -> pd.DataFrame:
     before, lines = start(rows), []
     for category, line in chosen.drop(index="others", errors="ignore").iterrows():
         others = {"untrained": line["reading"], "patchcore": "patchcore", "patchcore_no_mean": "patchcore_no_mean"}
-        gains = {f"less {name}": 100 * (line["auroc"] - before.loc[category, of]) for name, of in others.items()}
+        gains = {f"minus {name}": 100 * (line["auroc"] - before.loc[category, of]) for name, of in others.items()}
         lines.append({"category": category, **gains})
     return pd.DataFrame(lines).set_index("category")
 
