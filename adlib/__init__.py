@@ -1,1 +1,1 @@
-"""adlib: what the notebooks of five papers on autoencoder anomaly detection would otherwise repeat."""
+"""adlib: networks, losses and scores of five papers on autoencoder anomaly detection, for their notebooks."""

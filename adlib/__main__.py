@@ -16,14 +16,14 @@ from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but for its errors: a ValueError of one sentence."""
+    """argparse with other errors: a ValueError of one sentence."""
 
     def error(self, message: str) -> None:
         raise ValueError(message.removeprefix("argument "))
 
 
 def check_folder(folder: Path) -> None:
-    """ValueError unless `folder` is one that can be written into, or that can be made."""
+    """ValueError unless `folder` can be written into, or can be made."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"nothing can be written under {folder}: {there} is no folder, or it is read-only")

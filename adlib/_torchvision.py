@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, when it is called, for a job that reads prepared data does without."""
+"""The one place that imports torchvision, and only when called: a job that reads prepared data does not need it."""
 
 import sys
 from types import ModuleType

@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
 
 def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -> tuple[Backbone, str]:
-    """Returns the `Backbone` and what stands in the column `weights` of a result row, such as "resnet18/imagenet".
+    """Returns the `Backbone` and the value for the column `weights` of a result row, such as "resnet18/imagenet".
 
     weights: "imagenet" looks for $ADLIB_DATA/weights/<backbone>*.pth with a known checksum, then lets torchvision
     download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names, of which layer4

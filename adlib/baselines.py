@@ -1,11 +1,11 @@
-"""What the papers compare with, and what should shame them: detectors on raw pixels.
+"""Detectors on raw pixels: what the papers compare with, and what a new method should beat.
 
     score = baselines.ocsvm(pixels(train), nu=0.1, gamma="scale")     # fitted on normal images alone
     scores = score(pixels(test))                                      # (M,), high = anomalous
 
 Each function but the last takes the training pixels (N, D), float32 in [0, 1], and returns a function from test pixels
 (M, D) to scores (M,); those of `pca` and `mean_image` give each pixel's error too. These run on the CPU. The
-autoencoder takes images, uint8 (N, C, H, W), and runs where they lie.
+autoencoder takes images, uint8 (N, C, H, W), and runs on their device.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,6 @@
 """CutPaste (Li, Sohn, Yoon, Pfister 2021): artificial defects, a piece of an image pasted elsewhere into the image.
 
-Comments say where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) part from this.
+Comments say where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) differ from this.
 """
 
 import math
@@ -12,7 +12,7 @@ from torch import Tensor
 AREA = (0.02, 0.15)  # of a patch, as a share of the image
 ASPECT = 0.3  # its width by its height is within [0.3, 1 / 0.3]
 SCAR_WIDTH, SCAR_HEIGHT = (2, 16), (10, 25)  # of a scar in px, before it is turned, in an image of 256 px
-DEGREES = 45  # a scar is turned by so much at most, to either side: it stands more or less upright
+DEGREES = 45  # a scar is turned by at most so much to either side, so that it stays roughly upright
 
 
 def augment(

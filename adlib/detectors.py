@@ -221,6 +221,6 @@ def calibrate(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float
 
 
 def is_anomalous(detector: nn.Module, score: float) -> bool | None:
-    """Whether a score lies above the threshold; None where the detector was not calibrated."""
+    """Whether a score is above the threshold; None if the detector was not calibrated."""
     threshold = detector.about.get("threshold")
     return None if threshold is None else bool(score > threshold)

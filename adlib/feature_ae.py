@@ -32,7 +32,7 @@ class Decoder(nn.Module):
     """Rebuilds the features of all levels from those of the deepest: (N, c_K, h, w) -> [f_dec^1, ..., f_dec^K].
 
     Per level three blocks, 1x1, 3x3 and 1x1, of `width` times the level's channels, then a 1x1 convolution to f_dec^k
-    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level. Here the upsampling stands
+    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level. Here the upsampling comes
     behind the first block, which treats every location alike: the same result at a quarter of the cost.
     """
 

@@ -1,4 +1,4 @@
-"""What several papers do to a batch of images, on whatever device it lies."""
+"""Operations on a batch of images that several papers share, on any device."""
 
 import math
 
@@ -114,7 +114,7 @@ def _reach(radians, size, of):
 
 
 def _turned_grid(sides, clockwise, centre, source_sides):
-    """For `grid_sample` with align_corners: where each pixel of a turned image lies in its source, (N, H, W, 2).
+    """For `grid_sample` with align_corners: where each pixel of a turned image is in its source, (N, H, W, 2).
 
     sides: (H, W), source_sides: those of the source; clockwise: degrees (N,); centre: its x and y in pixels of the
     source, two numbers or tensors (N, 1, 1).

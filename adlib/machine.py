@@ -67,7 +67,7 @@ def check_counts(**counts: object) -> None:
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` split into batches; a last one of a single image, of which batch norm has no variance, joins another."""
+    """`order` split into batches; a last batch of one image, for which batch norm has no variance, joins another."""
     parts = list(order.split(size))
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -98,7 +98,7 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def name(device: torch.device) -> str:
-    """What stands in a result row: the GPU's name, or "cpu (2 threads)"."""
+    """The device as result rows name it: the GPU's name, or "cpu (2 threads)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type

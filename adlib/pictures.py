@@ -1,4 +1,4 @@
-"""Image files: found, read as tensors, and said what of them is not read.
+"""Finds image files, reads them as tensors, and says which files are not read.
 
 for path in pictures.find(["photos/"]):
     image = pictures.read(path)                  # uint8 (1 or 3, H, W)
@@ -123,7 +123,7 @@ def read(
 
     content: the bytes of the file where they have been read; `path` then only names them. white: where images are
     16-bit grey, the value that becomes 255, see `white`. several: a list that gets the path of a file with several
-    pictures, of which the first is read. Raises ValueError for what is no image, and for another depth.
+    pictures; the first one is read. Raises ValueError for what is no image, and for another depth.
     """
     from PIL import Image  # a job that finds its data prepared does not pay for it
 
@@ -208,7 +208,7 @@ def read_mask(path: str | Path, content: bytes | None = None) -> Tensor:
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files among files and folders (with what lies below), in order, each once.
+    """The image files among files and folders (with their subfolders), in order, each once.
 
     Raises FileNotFoundError for what is not there, ValueError for a folder without images.
     """

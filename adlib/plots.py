@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from adlib import metrics
 
 
-NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # told apart also by readers who do not see red and green
+NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # readers who do not see red and green can tell them apart
 plt.rcParams.update({"figure.dpi": 80, "font.size": 9, "axes.titlesize": 9, "image.cmap": "gray"})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 

@@ -309,7 +309,7 @@ def gradients(
         for loss, parameters in zip(objectives(), moved, strict=True):
             taken.append(torch.autograd.grad(loss, parameters, retain_graph=True))
         return taken, detached
-    k = len(list(nets.e1.parameters()))  # E1 stands first in each of `moved`
+    k = len(list(nets.e1.parameters()))  # E1 comes first in each of `moved`
     for image, latent, parameters in zip(objectives("image"), objectives("latent"), moved, strict=True):
         by_image = torch.autograd.grad(image, parameters, retain_graph=True, materialize_grads=True)
         by_latent = torch.autograd.grad(latent, parameters[k:], retain_graph=True)

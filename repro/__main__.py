@@ -1,4 +1,4 @@
-"""The command line: `python -m repro --help`; for make too, whose words `python -m repro make TARGET` looks up."""
+"""The command line: `python -m repro --help`. make calls it as `python -m repro make TARGET`."""
 
 import argparse
 import ast
@@ -22,7 +22,7 @@ from repro.register import CHECKOUT, describe
 
 
 RESULTS, BUILD = CHECKOUT / "results", CHECKOUT / "build"
-FROM_MAKE = "ADLIB_MAKE_"  # under these names the Makefile exports what stands on its command line
+FROM_MAKE = "ADLIB_MAKE_"  # under these names the Makefile exports the words of its command line
 
 
 def main(argv: list[str]) -> int:
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def from_make(target: str, environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """(command and options for a target and its words, not counting empty ones; the make command that runs it)."""
+    """(the command and options of a make target, without its empty words; the make command that runs it)."""
     given = {name.removeprefix(FROM_MAKE): text for name, text in environment.items() if name.startswith(FROM_MAKE)}
     words = [(name, text.strip()) for name, text in sorted(given.items()) if text.strip()]
     again = shlex.join(["make", "reproduce", *map("=".join, words)])
@@ -186,13 +186,13 @@ def prepare(args: argparse.Namespace) -> int:
 
 
 def _jobs(args, profile, **more):
-    """The jobs that a command's words choose, in one profile."""
+    """The jobs that the words of a command choose, in one profile."""
     choice = {name: words or None for name, words in vars(args).items() if name in CHOICE and name != "profile"}
     return register.jobs(register.load(), profile=profile, **choice, **more)
 
 
 def _of_profiles(args):
-    """The jobs of the profile that is asked for, else of quick and paper, of which one may lack them."""
+    """The jobs of the profile that is asked for, else of quick and paper; one of these two may have no such jobs."""
     if args.profile:
         return _jobs(args, args.profile)
     try:
@@ -247,7 +247,7 @@ def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
 
 
 def _close(done, out):
-    """The last lines of a sweep; its exit code."""
+    """Prints the last lines of a sweep and returns its exit code."""
     if done["ok"] or done["failed"]:
         counts = f"{len(done['ok'])} jobs done, {len(done['failed'])} failed in {done['seconds']:.0f} s"
         print(f"{counts}, {100 * done['outside']:.0f} % of it outside the notebooks' cells")
@@ -272,7 +272,7 @@ def _run_summary(out):
 
 
 def _shown(path):
-    """A path as short as it can be written from here."""
+    """The shortest text of a path, seen from the current folder."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 

@@ -1,6 +1,6 @@
-"""The papers' claims, one by one: the sentence, what tests it, what came out, whether it holds.
+"""The papers' claims, one by one: the sentence, its test, the outcome, and the verdict.
 
-The sentences and their tests stand in published/claims.toml, which says what kinds of tests there are.
+The sentences and their tests are in published/claims.toml, which also explains the kinds of tests.
 """
 
 import tomllib
@@ -22,7 +22,7 @@ SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
 
 
 def load(path: Path | str = PATH) -> list[dict]:
-    """The claims of a TOML file. Raises ValueError for one that lacks or has a key too many."""
+    """The claims of a TOML file. Raises ValueError for a claim with a missing or an unknown key."""
     claims = tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]
     for claim in claims:
         if set(claim) != {"paper", "place", "says", "tests"}:
@@ -91,7 +91,7 @@ def answer(checked: pd.DataFrame, paper: str) -> str:
 
 
 def shown(checked: pd.DataFrame) -> pd.DataFrame:
-    """What `check` gives as a table to be read; a claim is named in its first line alone."""
+    """The result of `check` as a table for readers; each claim is named in its first line only."""
     claim = checked["says"] + " (" + checked["place"] + ")"
     is_new = (checked["paper"] + claim).ne((checked["paper"] + claim).shift())
     table = checked.assign(claim=claim.where(is_new, ""), paper=("`" + checked["paper"] + "`").where(is_new, ""))
@@ -107,7 +107,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Methods of a paper wherever both ran: (a, b) is a minus b; b alone: each other method minus b."""
+    """Differences of methods of a paper where both ran: (a, b) is a minus b; b alone is each other method minus b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):

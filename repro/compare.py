@@ -1,4 +1,4 @@
-"""What came out beside what the papers printed, as DataFrames: result rows, published cells, verdicts."""
+"""Our results next to what the papers printed, as DataFrames: result rows, published cells, verdicts."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from repro.verdicts import among, extent, of_classes, verdict
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
 PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # what tells printed numbers from each other
-TABLE = ["paper", "table", "dataset", "protocol", "metric"]  # what printed numbers share that stand beside each other
+TABLE = ["paper", "table", "dataset", "protocol", "metric"]  # equal for printed numbers shown next to each other
 TIMES = ["train_seconds", "job_seconds", "ms_per_image"]
 NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", *TIMES, "n_parameters", "peak_memory_mb", "steps"]
 # Methods whose training is a part of what another method's row says already: train_seconds there are sums.
@@ -53,26 +53,26 @@ def frame(rows: list[dict]) -> pd.DataFrame:
 
 
 def read_all(results_dir: Folder = None) -> pd.DataFrame:
-    """The rows of every results_dir/*.csv (None: the checkout's results/) that stand; checked as by `rows.read`."""
+    """The valid rows of every results_dir/*.csv (None: the checkout's results/), checked as in `rows.read`."""
     folder = CHECKOUT / "results" if results_dir is None else Path(results_dir)
     return frame([cells for path in sorted(folder.glob("*.csv")) for cells in standing(read(path))])
 
 
 def counted(rows: pd.DataFrame) -> pd.DataFrame:
-    """Those rows that count in a comparison: `ok`, quick or paper, real images, no random weights, no stand-ins."""
+    """The rows that count in a comparison: `ok`, quick or paper, real images, no random weights, no stand-ins."""
     rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & ~rows["weights"].str.endswith("/random")]
     drawn = [of_stand_ins(cells) for cells in rows[["data", "weights"]].to_dict("records")]
     return rows[~np.array(drawn, bool)]
 
 
 def trained(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows without those of networks that learned nothing, by `rows.is_untrained`."""
+    """The rows whose networks learned something, by `rows.is_untrained`."""
     found = [is_untrained(cells) for cells in rows[["paper", "diagnostics"]].to_dict("records")]
     return rows[~np.array(found, bool)]
 
 
 def class_names(dataset: str, protocol: str = "official") -> list[str]:
-    """The classes a mean over `dataset` is over, of coil100 `data.COIL100_OBJECTS`; [] where that is not known."""
+    """The classes of a mean over `dataset`, for coil100 `data.COIL100_OBJECTS`; [] if they are not known."""
     from repro import data  # here, for it imports torch
 
     if protocol == "superclass":
@@ -81,12 +81,12 @@ def class_names(dataset: str, protocol: str = "official") -> list[str]:
 
 
 def is_variant(method: str, methods: set[str]) -> bool:
-    """Whether a method is another setting of one of these, as ocsvm_oracle is of ocsvm."""
+    """Whether a method is one of these with another setting, as ocsvm_oracle is ocsvm with another setting."""
     return any(method.startswith(f"{other}_") for other in methods)
 
 
 def run_seconds(rows: pd.DataFrame) -> pd.Series:
-    """Seconds of each job, by its rows: job -> seconds; a job whose rows hold no times is not in it.
+    """Seconds of each job, from its rows: job -> seconds; jobs whose rows hold no times are left out.
 
     job_seconds where it is there; else training, once for all methods that share one, and scoring, no more.
     """
@@ -106,7 +106,7 @@ def compare(
     published_dir: Folder = None,
     register: set[str] | None = None,
 ) -> pd.DataFrame:
-    """What was printed beside what came out: one line per printed (paper, method, weights, dataset, protocol, metric).
+    """Printed values next to ours: one line per printed (paper, method, weights, dataset, protocol, metric).
 
     papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: PLACE;
     published, the printed mean, else the mean of the printed classes, and printed, as text; published_classes {class:
@@ -134,7 +134,7 @@ def compare(
 
 
 def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[str] | None = None) -> pd.DataFrame:
-    """Rows that stand beside no printed number (other methods, profile demo, a user's images), in the same columns.
+    """Rows without a printed number (other methods, profile demo, a user's images), in the same columns.
 
     records: those of `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
     (AUROC, and the pixel metrics where there are any); the verdict is "not printed".
@@ -185,13 +185,13 @@ def _printed_numbers(cells):
 
 
 def _dicts(groups, key, value, index):
-    """Of each group the dict key -> value, in the order of `index`; {} where it is not among them."""
+    """The dict key -> value of each group, in the order of `index`; {} for an index that is not a group."""
     found = {place: dict(zip(part[key], part[value], strict=True)) for place, part in groups}
     return [found.get(place, {}) for place in index]
 
 
 def _usual(rows, by, column):
-    """The value of a column that most rows of a group have, of several such the newest, for each row."""
+    """For each row the most frequent value of a column in its group; of equally frequent values the newest."""
     found = rows.groupby([*by, column])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
     return rows[by].merge(found.groupby(by)[column].last().reset_index(), "left", by)[column].to_numpy()
 
@@ -262,7 +262,7 @@ def _words(texts):
 
 
 def _sources(texts):
-    """Words that several checksums share are said once, behind them: "folder:1a2b and folder:3c4d (a copy)"."""
+    """Words that several checksums share are written once, after them: "folder:1a2b and folder:3c4d (a copy)"."""
     by_words = sorted({*texts}, key=lambda text: (" (" not in text, text.partition(" (")[2], text))
     return re.sub(r"( \(.+?\))(?= and \S+\1)", "", " and ".join(by_words))
 
@@ -279,26 +279,26 @@ def _verdict(line):
 
 
 def _as_printed(line):
-    """The printed value, to as many places as it was printed with; '' where there is none."""
+    """The printed value, with as many places as in the paper; '' if there is none."""
     places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
     over = "" if line["has_mean"] else f" over {len(line['published_classes'])} legible columns"
     return f"{line['published']:.{places}f}{over}" if places else ""
 
 
 def as_text(mean: float, spread: float) -> str:
-    """'0.990 ± 0.001': a mean and its standard deviation over seeds; without the one, or '', where they are NaN."""
+    """'0.990 ± 0.001', a mean and its standard deviation over seeds; without the latter, or '', where they are NaN."""
     return "" if np.isnan(mean) else f"{mean:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
 
 
 def mean_of_these(record: dict) -> float:
-    """Where only some classes ran, what the paper prints for them, else NaN: the mean over all is no fair neighbour."""
+    """The printed mean of the classes that ran, if only some ran; else NaN. The mean over all would be unfair."""
     printed, names = record["published_classes"], record["classes"].keys()
     is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
     return float(np.mean([printed[name] for name in names])) if is_part else np.nan
 
 
 def _remarks(line, printed):
-    """What else a reader must know; printed: the means of the same table, with their labels, for our place in it."""
+    """Further remarks for readers. printed: the means of the same table, with their labels, for our place in it."""
     mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
     is_part, is_close = line["n_classes"] != line["n_expected"], line["verdict"] in ("reproduced", "within noise")
     parts = [
@@ -321,7 +321,7 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def styled(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
-    """A table for a notebook: whole texts, aligned left, numbers to three places, nothing where there is nothing."""
+    """A table for a notebook: whole texts, aligned left, numbers with three places, empty cells for missing values."""
     plain = table.replace(r"\*\*|`", "", regex=True)  # bold is for Markdown
     style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
     style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])

@@ -1,4 +1,4 @@
-"""results/gallery: of each paper one execution on real data, as it was, without the traces of the machine it ran on."""
+"""results/gallery: one execution of each paper's notebook on real data, without traces of the machine."""
 
 import ast
 import base64
@@ -34,7 +34,7 @@ def choose(register: dict, paper: str) -> dict:
 
 
 def is_there(job: dict) -> bool:
-    """Whether the execution that gave the job's rows is there, with the code that its notebook holds today."""
+    """Whether the execution that gave the job's rows exists, with the same code as today's notebook."""
     return _execution(job)[0] is not None
 
 
@@ -71,7 +71,7 @@ def pictures(notebook: Path, tag: str | None = None) -> Iterator[bytes]:
 
 
 def _execution(job):
-    """(notebook, line about it) of the execution by today's code that gave the job's rows: the run, or the page."""
+    """(notebook, line about it): the execution, by today's code, that gave the job's rows; the run, or its page."""
     good = [row for row in rows.read(rows_path(RESULTS, job)) if (row["job"], row["status"]) == (job["id"], "ok")]
     if not good:
         return None, ""
@@ -90,7 +90,7 @@ def _execution(job):
 
 
 def _code(notebook):
-    """The code of a notebook, cell by cell, as syntax trees: neither layout nor comments make another run."""
+    """The code of a notebook, cell by cell, as syntax trees, so that layout and comments do not count."""
     cells = [cell for cell in _read(notebook)["cells"] if cell["cell_type"] == "code"]
     cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
     return [ast.dump(ast.parse(re.sub("(?m)^%", "#%", "".join(cell["source"])))) for cell in cells]  # %: of IPython

@@ -1,4 +1,4 @@
-"""One job: its notebook through papermill, in a kernel; what comes back is rows, scores and the executed notebook.
+"""One job: papermill runs its notebook in a kernel and gives back rows, scores and the executed notebook.
 
 outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})    # writes into its work folder alone
 with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
@@ -35,7 +35,7 @@ LABELS = ["dataset", "normal_class", "protocol", "seed", "profile", "device", "o
 SHORT = 66  # characters of a folder for sockets: the paths of these end at 104
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
-KERNEL_LOG = "kernel.log"  # beside an executed notebook: what the kernel's process printed that is no cell's output
+KERNEL_LOG = "kernel.log"  # next to an executed notebook: what the kernel printed outside of cell outputs
 LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
 # A crashing interpreter says where on the standard error that it was started with: the one that ipykernel puts in its
 # place is lost. And on Linux (1 is PR_SET_PDEATHSIG) a kernel ends with its parent at once: ipykernel looks for it once
@@ -80,7 +80,7 @@ def parameters_of(notebook: str | Path) -> dict:
 
 
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
-    """What is injected into a job's notebook; ValueError where that has no such parameter, or one of another type."""
+    """The parameters injected into a job's notebook; ValueError for an unknown parameter or another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}  # LABELS
     if taken := [name for name in job["settings"] if name in given]:
@@ -91,7 +91,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
 
 
 def check_parameters(given: dict, notebook: str | Path) -> None:
-    """ValueError unless each given parameter is one of the notebook's and of its default's type.
+    """ValueError unless the notebook has each given parameter, with a default of the same type.
 
     An int may stand for a float, anything for None, a list for a tuple; a bool is no int. No count or list is empty.
     """
@@ -137,13 +137,13 @@ def run_job(job: dict, options: dict) -> dict:
 
 
 def settings_text(job: dict, defaults: dict) -> str:
-    """What the rows of a job hold as its settings, all that its notebook has but for LABELS: compact JSON."""
+    """The settings in the rows of a job: all parameters of its notebook except LABELS, as compact JSON."""
     settings = {name: value for name, value in (defaults | job["settings"]).items() if name not in LABELS}
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
 
 def _fitting_rows(job, path):
-    """The rows that the notebook left, or a ValueError that says what is wrong with them."""
+    """The rows that the notebook left; a ValueError says what is wrong with them."""
     if not path.is_file():
         raise ValueError("the notebook ran to its end but left no rows.csv")
     if not (lines := rows.read(path)):
@@ -156,7 +156,7 @@ def _fitting_rows(job, path):
 
 
 def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
-    """Execute a notebook by papermill, in its own folder, with a kernel of this interpreter; raises what goes wrong."""
+    """Execute a notebook with papermill, in its own folder, with a kernel of this interpreter; raises its errors."""
     import papermill  # takes seconds
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -176,7 +176,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that its inspection overlooks
     # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
-    # beside the output, to go with the work folder
+    # next to the output; removed with the work folder
     parents = [os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()]
     parent = next((path for path in parents if len(path) < SHORT), "/tmp")
     options = {"parameters": parameters, "cwd": str(Path(notebook).parent), "progress_bar": False}
@@ -196,7 +196,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """Of an executed notebook its text and papermill's seconds in cells, else the error that half or none is there."""
+    """The text of an executed notebook and papermill's seconds in cells; an error if it is missing or cut off."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
@@ -207,12 +207,12 @@ def _of_notebook(path):
 
 
 def failure(error: str, work: str | Path) -> dict:
-    """The outcome, as of `run_job`, of a job that gave nothing back; there may be a notebook."""
+    """The outcome, as in `run_job`, of a job that gave nothing back; a notebook may exist."""
     return _EMPTY | _of_notebook(Path(work, "executed.ipynb")) | {"error": error}
 
 
 def last_line(error: BaseException) -> str:
-    """What went wrong, in one line, as the last line of a traceback says it."""
+    """The error in one line, like the last line of a traceback."""
     name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # of papermill's errors
     return next(line.strip() for line in _ANSI.sub("", f"{name}: {said}").splitlines() if line.strip())[:300]
 
@@ -259,7 +259,7 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
 
 
 def _begin(root, variables):
-    """First in each job's process: what its kernel inherits, and that it does not outlive its parents."""
+    """Runs first in each job's process: sets what its kernel inherits, and ends the process with its parents."""
     set_environment(variables)
     # a handler, not SIG_IGN, which the kernel would inherit; Ctrl-C reaches this process too, and the parent decides
     signal.signal(signal.SIGINT, lambda *_: None)
@@ -269,7 +269,7 @@ def _begin(root, variables):
 
 
 def _follow_parent(root):
-    """End this process, its kernel and the folders for temporary files when the parent is gone, be it by SIGKILL."""
+    """End this process, its kernel and its temporary folders when the parent has gone, also after SIGKILL."""
     multiprocessing.parent_process().join()
     for kernel in _kernels:
         kernel.kill()
@@ -282,25 +282,25 @@ def _follow_parent(root):
 
 
 def leave_outcome(job: dict, options: dict) -> None:
-    """`run_job`, of which nothing goes through a pipe: where a process is killed while it sends, its parent waits."""
+    """`run_job` without a pipe: if a process were killed while it sends, its parent would wait for ever."""
     rows.write_whole(Path(options["work"], OUTCOME), pickle.dumps(run_job(job, options)), durable=False)
 
 
 def left_outcome(work: str | Path) -> dict:
-    """What a job's process left in its work folder, as `run_job` gives it; raises OSError where it is not there."""
+    """The outcome that a job's process left in its work folder, as in `run_job`; raises OSError if there is none."""
     return pickle.loads(Path(work, OUTCOME).read_bytes())
 
 
 def set_environment(variables: dict[str, str]) -> None:
-    """Make this process's environment fit for starting kernels; `variables` as `environment` gives them."""
+    """Prepare this process's environment for starting kernels; variables: from `environment`."""
     os.environ.update(variables)
     os.environ.pop("MPLBACKEND", None)  # a user's choice for scripts would leave the notebooks without pictures
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each kernel compiles torch again, for seconds
 
 
 def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
-    """What jobs and kernels find in their environment; gpu: which one they shall see (None: as this process does)."""
-    # a user's own choice stands, for all: two libraries with different counts fight for the cores
+    """The environment variables of jobs and kernels; gpu: the one that they see (None: as this process does)."""
+    # a user's own choice is kept, for all: two libraries with different counts fight for the cores
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))

@@ -1,4 +1,4 @@
-"""The plan of a sweep: which jobs are done and which are left, what they lack here, how long they take."""
+"""The plan of a sweep: jobs done and jobs left, what is missing for them on this machine, and their time."""
 
 import functools
 import os
@@ -21,7 +21,7 @@ KIND = ["paper", "dataset", "protocol", "profile", "backbone"]  # shared where o
 
 
 def missing(jobs: list[dict]) -> list[dict]:
-    """What the jobs need and this machine has not, in the order of the jobs that need it: a list of dicts.
+    """What the jobs need and this machine lacks, in the order of the jobs that need it: a list of dicts.
 
     what ("mnist", "mvtec bottle", "weights of resnet18"); how, one sentence on how to get it; is_downloaded, whether a
     job downloads it by itself; n_jobs, how many need it. Raises ValueError for an unknown dataset or backbone.
@@ -43,7 +43,7 @@ def missing(jobs: list[dict]) -> list[dict]:
 
 
 def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
-    """How long each job should take, by the rows there are: columns device, job (its id), seconds, is_alike.
+    """An estimate of each job's time, from existing rows: columns device, job (its id), seconds, is_alike.
 
     A line for each device on which the rows hold a run of the job's KIND. Of such runs those with its own settings
     count, whatever their seed (is_alike: there are any), else all; of these those of its own class, else all; of what
@@ -102,7 +102,7 @@ def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = 
 
 
 def _table(jobs, done, stale, todo, known, devices):
-    """As text: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
+    """The table as text: paper (and backbone), dataset and protocol, counts of jobs, hours left on each device."""
     labels = ["paper", "dataset", "protocol"]
     frame = pd.DataFrame(jobs, columns=["paper", "dataset", "protocol", "settings", "id"]).rename(columns={"id": "job"})
     frame["paper"] += [f" {given.get('backbone', '')}".rstrip() for given in frame["settings"]]

@@ -1,4 +1,4 @@
-"""What each job's process would do anew: imported, once for all, by the server from which they are forked."""
+"""Imports that all jobs need. The server from which their processes are forked does them once."""
 
 import gc
 

@@ -150,7 +150,7 @@ def all_ids(register: dict) -> set[str]:
 
 
 def place(entry: dict) -> tuple[str, ...]:
-    """What tells a job, or a result row, from the others beside which its rows stand: its labels and its backbone."""
+    """The labels and the backbone that identify a job, or a result row, among the others of its table."""
     settings = entry["settings"]
     settings = json.loads(settings or "{}") if isinstance(settings, str) else settings
     backbone = settings.get("backbone") or _usual_backbone(entry["paper"])  # a row names it, a job need not
@@ -159,7 +159,7 @@ def place(entry: dict) -> tuple[str, ...]:
 
 @functools.cache
 def _usual_backbone(paper):
-    """The one that a notebook has by default, '' where it has none."""
+    """The default backbone of a notebook, '' if it has none."""
     from repro.job import parameters_of  # here, for that module imports this one
 
     notebook = CHECKOUT / "notebooks" / f"{paper}.ipynb"
@@ -174,7 +174,7 @@ def describe(job: dict) -> str:
 
 
 def fingerprint() -> str:
-    """The first 12 hex digits of the SHA-256 of all that decides what a job gives: code, notebooks and the register."""
+    """The first 12 hex digits of the SHA-256 of all that decides a job's result: code, notebooks and the register."""
     digest = hashlib.sha256()
     patterns = ("adlib/*.py", "repro/**/*.py", "notebooks/*.ipynb", "experiments.toml")
     for path in sorted(path for pattern in patterns for path in CHECKOUT.glob(pattern)):
@@ -196,7 +196,7 @@ def _runs(table, profile):
 
 
 def _named_classes(datasets, classes):
-    """dataset -> the wanted classes that it has, each once; a class that none of them has is a ValueError."""
+    """dataset -> the wanted classes that it has, each once; ValueError for a class that no dataset has."""
     from repro import data
 
     named = {name: {} for name in datasets}

@@ -2,7 +2,7 @@
 
     report.write("build/report")     # -> build/report/index.html, two_stage.html, ...
 
-They need neither network nor scripts: equations are MathML, pictures lie within. Code is folded, but for training.
+They need neither network nor scripts: equations are MathML, pictures are embedded. All code except training is folded.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The sweep: jobs of the register -> a process each (`job.py`) -> result rows, which only the parent writes.
 
-A job whose process died is submitted again, and finds the newest `checkpoint.pt` that it left beside its rows.
+A job whose process died is submitted again, and finds the newest `checkpoint.pt` that it left next to its rows.
 """
 
 import contextlib
@@ -32,7 +32,7 @@ LONGEST = 150  # bytes of a file's name, of the 255 that file systems take: ther
 
 
 def notebook_path(out: str | Path, job: dict) -> Path:
-    """Where a job's executed notebook stands under `out`; a hash follows where its name does not tell the job."""
+    """The path of a job's executed notebook under `out`; a hash is added if its name does not identify the job."""
     dataset = job["dataset"]
     if ":" in dataset:  # the last part of the path, since many end alike
         kind, path = dataset.split(":", 1)
@@ -48,27 +48,27 @@ def _digest(text):
 
 
 def scores_path(out: str | Path, job: dict) -> Path:
-    """Where the per-image scores of a job stand under `out`."""
+    """The path of the per-image scores of a job under `out`."""
     return Path(out, "scores", f"{job['id']}.csv.gz")
 
 
 def log_path(out: str | Path, job: dict) -> Path:
-    """Where the log of a job stands under `out`: when it began, what it did, and how it ended, in every run of it."""
+    """The path of a job's log under `out`: when it began, what it did, and how it ended, for each of its runs."""
     return Path(out, "logs", job["paper"], notebook_path(out, job).with_suffix(".log").name)
 
 
 def checkpoint_path(out: str | Path, job: dict) -> Path:
-    """Where a job's newest checkpoint stands until its rows are in; its id is in the name, for it serves no other."""
+    """The path of a job's newest checkpoint until its rows are in; its id is in the name: no other job may use it."""
     return notebook_path(out, job).with_suffix(f".{job['id']}.pt")
 
 
 def rows_path(out: str | Path, job: dict) -> Path:
-    """Where the rows of a job's paper stand under `out`."""
+    """The path of the rows of a job's paper under `out`."""
     return Path(out, f"{job['paper']}.csv")
 
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
-    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), by the rows under `out`.
+    """(jobs to run, jobs done, jobs whose place has rows with other settings), from the rows under `out`.
 
     Rows of a user's own images that are no longer these images do not count: their jobs are to run.
     """
@@ -82,7 +82,7 @@ def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list
 
 
 def _is_of_these_images(row, sources):
-    """Whether own images are still those that a row was measured on, or are gone; of others always True."""
+    """Whether own images are still those that a row was measured on, or are gone; True for all other datasets."""
     name = row["dataset"]
     if not name.startswith(("folder:", "npz:")):
         return True
@@ -140,7 +140,7 @@ def reproduce(
         submit = stack.enter_context(processes(root)) if is_local else submit
 
         def begin(job, attempt, number):
-            """A job that runs from now on."""
+            """The entry of a job that starts now."""
             # a folder for each attempt: the kernel of a killed process may write for another second
             work = Path(root, f"{job['id']}-{attempt}")
             _carry(checkpoint_path(out, job), work / CHECKPOINT)
@@ -198,7 +198,7 @@ def _run(jobs, n_jobs, begin, show, out):
 
 
 def _follow(task, out):
-    """Read what a running job says of itself; into its log once a minute, and when it begins something else."""
+    """Read the progress of a running job; log it once a minute, and when the job begins another part."""
     try:
         progress = json.loads(Path(task["work"], "progress.json").read_text(encoding="utf-8"))
         text, before = progress_text(progress), task["progress"]
@@ -220,7 +220,7 @@ def _note(out, job, *texts):
 
 
 def _carry(source, target):
-    """Put a copy of a checkpoint, if there is one, in place of another, whole or not at all."""
+    """Replace a checkpoint by a copy of another, if that exists, completely or not at all."""
     with contextlib.suppress(OSError):  # none there, or no room: a job can do without
         if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
             return
@@ -266,7 +266,7 @@ def commit() -> str:
 
 
 def _say_again(outcome):
-    """What a job's notebook said to its user on stderr, "adlib: ...", such as which files it did not read; once."""
+    """Print, once, what a job's notebook printed on stderr as "adlib: ...", such as the files that it did not read."""
     outputs = [
         out for cell in json.loads(outcome["notebook"] or '{"cells": []}')["cells"] for out in cell.get("outputs", [])
     ]
@@ -278,7 +278,7 @@ def _say_again(outcome):
 
 
 def _line(job, outcome):
-    """A finished job in one line: its AUROCs and seconds, or what went wrong."""
+    """A finished job in one line: its AUROCs and seconds, or its error."""
     if outcome["error"]:
         return f"FAILED {describe(job)}: {outcome['error']}"
     scored = [row for row in outcome["rows"] if row["auroc"]]

@@ -16,7 +16,7 @@ SAME = ["method", "dataset", "protocol", "metric"]  # what a record shares with 
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, without its index; "None." where it has no line."""
+    """A table in Markdown, without its index; "None." if it is empty."""
     lines = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in table.to_numpy()]
     header = [list(table), ["---"] * len(table.columns)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [*header, *lines]) if lines else "None."
@@ -115,7 +115,7 @@ def _heading(record):
 
 
 def _printed(records, own):
-    """What a paper prints of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
+    """What a paper prints for its own method, {class or "mean": value}, of the backbone that ran, else any."""
     place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
     same = records[(records[["paper", *SAME]] == place).all(axis=1) & records["published_classes"].astype(bool)]
     if same.empty:
@@ -126,7 +126,7 @@ def _printed(records, own):
 
 
 def _command(record):
-    """The command that makes these rows."""
+    """The command that produces these rows."""
     backbone = f" BACKBONES={record['row_weights'].split('/')[0]}" if record["row_weights"] else ""
     some = "" if record["n_classes"] == record["n_expected"] else f" CLASSES={','.join(record['classes'])}"
     return (
@@ -149,7 +149,7 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
     """One line for each paper, as Markdown: its question, the answer, printed and ours, and how it was run.
 
     The numbers are those of the first dataset that the question names and that ran, printed and ours over the same
-    classes. Where the printed backbone did not run, another stands in, and the line says so.
+    classes. If the printed backbone did not run, another one takes its place, and the line says so.
     """
     records = compare.compare(None, results_dir)
     alone = compare.ours_alone(records, results_dir)
@@ -202,7 +202,7 @@ def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path
 
 
 def write_gaps(out_dir: Path | str, notebooks: Path | str = compare.CHECKOUT / "notebooks") -> Path:
-    """Write out_dir/gaps.md, section 8 of every notebook on one page: what papers leave open, and what is done here."""
+    """Write out_dir/gaps.md, section 8 of every notebook on one page: what papers leave open, and what we chose."""
     parts = [
         "# What the papers leave open, and what we chose\n\nSection 8 of each notebook, on one page. *silent*: "
         "the paper says nothing; *measured difference*: the section or the method that shows it."

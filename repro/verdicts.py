@@ -1,4 +1,4 @@
-"""What is said of a printed number beside ours, in a phrase."""
+"""The phrase that compares a printed number with ours."""
 
 import numpy as np
 
@@ -9,7 +9,7 @@ TOLERANCE = 0.01  # of a verdict
 def verdict(
     published: float, unit: float, means: list[float], classes: tuple[int, int, int], profile: str, copy: str = ""
 ) -> str:
-    """One phrase on a printed number beside ours.
+    """One phrase that compares a printed number with ours.
 
     published: the printed value; unit: one unit of its last place. means: of each seed the mean over its classes.
     classes: how many ran of those the printed number is over, how many it is over (0: not known), how many others ran.
@@ -32,7 +32,7 @@ def verdict(
 
 
 def extent(classes: tuple[int, int, int], profile: str, n_seeds: int, copy: str = "") -> str:
-    """What was run, in words: '7 of 30 classes and 10 others, paper, 2 seeds'; arguments as of `verdict`."""
+    """The extent of a run in words: '7 of 30 classes and 10 others, paper, 2 seeds'; arguments as of `verdict`."""
     n_classes, n_expected, n_others = classes
     others = f" and {n_others} other{'s' * (n_others > 1)}" if n_others else ""
     parts = [f"{n_classes} of {n_expected or '?'} classes{others}", f"a copy of {copy}" if copy else "", profile]
@@ -56,10 +56,10 @@ def of_classes(printed: dict[str, float], unit: float, ours: dict[str, list[floa
 
 
 def among(ours: float, own: float, unit: float, printed: list[tuple[float, str]]) -> str:
-    """Where our mean lies among a table's printed means, with their labels: "between mkd's 0.987 and lsa's 0.990".
+    """The place of our mean among a table's printed means, with their labels: "between mkd's 0.987 and lsa's 0.990".
 
-    own: the printed value that ours is beside. "" where ours is that value, as it would be printed, and where no other
-    is within the tolerance of it: then "reproduced" leaves the order of the methods as it was.
+    own: the printed value that ours is compared with. "" if ours rounds to that value, and if no other printed value
+    is within its tolerance: then "reproduced" keeps the order of the methods.
     """
     steps = round(ours / unit) - round(own / unit)
     if not steps or not any(0 < abs(value - own) <= TOLERANCE + unit / 2 for value, _ in printed):

@@ -1,4 +1,4 @@
-"""Jobs run again: the earlier rows compared with the new ones."""
+"""Compares the rows of jobs that ran again with their earlier rows."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Prepared images, kept: both splits of a dataset at one size in one npz file, whose checksums numpy compares."""
+"""The cache of prepared images: both splits of a dataset at one size in one npz file; numpy checks its checksums."""
 
 import io
 import json
@@ -20,7 +20,7 @@ def folder() -> Path:
 
 
 def downloads() -> Path:
-    """Where downloads land, and what is unpacked of archives."""
+    """The folder of downloads and of unpacked archives."""
     return folder() / "downloads"
 
 

@@ -3,7 +3,7 @@
     train, test = read("coil100", root, None, 32, "antialias")
 
 An image is named by object and angle in degrees, obj1__0.png, obj1__5.png, ... obj100__355.png; it has three channels
-and 128 x 128 pixels. Members of the archive are read where they lie. Nobody has split these images: all are train.
+and 128 x 128 pixels. The archive is read without unpacking it. These images have no official split: all are train.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def alias(plain_name: str) -> str:
 
 
 def here(name: str, folder: Path) -> list[str]:
-    """The objects of which there are any views, in the order of NAMES; all of a damaged archive, or of one without."""
+    """The objects that have any views, in the order of NAMES; all objects if the archive is damaged or has none."""
     try:
         return [NAMES[label] for label in sorted({label for label, _ in _views(folder)[0]})]
     except ValueError:
@@ -81,7 +81,7 @@ def check_copy(both: list[Images], path: Path) -> None:
 
 
 def _views(folder: Path) -> tuple[dict[tuple[int, int], Path | zipfile.Path], Path]:
-    """{(label, angle): image}, and the folder or archive where they lie, the first of three that holds any."""
+    """{(label, angle): image}, and their folder or archive, the first of three that holds any."""
     for place in (folder / "coil-100", folder / "coil100", folder / ARCHIVE):
         views, is_archive = {}, place.name == ARCHIVE and place.is_file()
         try:

@@ -140,7 +140,7 @@ def _checks(u, v, tint):
 
 
 def _weave(u, v, tint):
-    """Strands of both directions, one a period, that lie on top by turns, like the fields of a chess board."""
+    """Strands of both directions, one a period, that are on top in turn, like the fields of a chess board."""
     warp, weft, gap = tint
     over = (np.floor(u) + np.floor(v)) % 2 == 0
     across, along = np.where(over, u, v) % 1 - 0.5, np.where(over, v, u) % 1 - 0.5

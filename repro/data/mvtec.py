@@ -3,7 +3,7 @@
     train, test = read("mvtec", root, "bottle", 256, "antialias")
 
 A category is looked for in `folder`/mvtec and `folder`/mvtec_anomaly_detection, then in the cache's downloads/mvtec,
-where the official archive is unpacked, whether it lies in `folder` or was downloaded.
+where the official archive is unpacked, whether it is in `folder` or was downloaded.
 """
 
 import hashlib
@@ -36,12 +36,12 @@ def put(name: str) -> str:
 
 
 def here(name: str, folder: Path) -> list[str]:
-    """The categories that lie here unpacked, all where the archive does."""
+    """The categories that are unpacked here; all of them if the archive is here."""
     return list(NAMES) if (folder / ARCHIVE).is_file() else list(places(folder))
 
 
 def fetch(name: str) -> None:
-    """Downloads the archive, which is there once its checksum agrees; raises OSError or RuntimeError."""
+    """Downloads the archive and keeps it only if its checksum agrees; raises OSError or RuntimeError."""
     cache.downloads().mkdir(parents=True, exist_ok=True)
     print(f"adlib: downloading {URL} (5.3 GB)", file=sys.stderr)
     torch.hub.download_url_to_file(URL, str(cache.downloads() / ARCHIVE), hash_prefix=SHA256, progress=False)
@@ -76,13 +76,13 @@ def read(name: str, folder: Path, category: str, size: int | None, resample: str
 
 
 def places(folder: Path) -> dict[str, Path]:
-    """{category: folder} of what lies unpacked, in the order of NAMES; the second place wins."""
+    """{category: folder} of the unpacked categories, in the order of NAMES; the second place wins."""
     around = [folder / "mvtec_anomaly_detection", folder / "mvtec"]
     return {name: place / name for name in NAMES for place in around if (place / name).is_dir()}
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpacks the archive beside `target` and renames it: killed at any moment, no half of it passes for the whole."""
+    """Unpacks the archive next to `target`, then renames it, so that a killed process never leaves half a dataset."""
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != SHA256:

@@ -1,9 +1,9 @@
-"""Which datasets there are, and how their classes are called.
+"""The names of the datasets and of their classes.
 
     class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
     class_index("cifar10", "airplane")     # 0
 
-`_MODULES` is the one table of them; docs/adding-a-dataset.md says what a dataset's module holds.
+`_MODULES` is the one table of datasets; docs/adding-a-dataset.md says what a dataset's module holds.
 """
 
 import importlib
@@ -46,7 +46,7 @@ def parse(name: str) -> tuple[str, Path | None]:
 
 
 def source(name: str) -> str:
-    """What a user's own images are now, as the column data of a result row says it: "folder:1a2b3c4d"."""
+    """The value of the column data for a user's own images as they are now: "folder:1a2b3c4d"."""
     return own.source(*parse(name))
 
 
@@ -57,7 +57,7 @@ def class_names(name: str) -> list[str]:
 
 
 def class_index(name: str, wanted: object) -> int:
-    """The place of class `wanted`, by whatever name it goes ("airplane"), in `class_names(name)`. Raises ValueError."""
+    """The index of class `wanted`, under any of its names ("airplane"), in `class_names(name)`. Raises ValueError."""
     return find(class_names(name), wanted, name)
 
 
@@ -67,7 +67,7 @@ def category_of(name: str, wanted: object) -> str | None:
 
 
 def find(names: list[str], wanted: object, dataset: str) -> int:
-    """Index of the one name that `wanted` is exactly, or else is but for spelling."""
+    """Index of the name that equals `wanted`, or else the only one that differs from it in spelling alone."""
     if str(wanted) in names:
         return names.index(str(wanted))
     alike = [i for i, name in enumerate(names) if _canonical(name, dataset) == _canonical(wanted, dataset)]

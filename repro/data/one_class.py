@@ -14,7 +14,7 @@ GOOD = "good"  # the kind of a category's images without defects
 
 @dataclass
 class OneClass:
-    """One normal class: what to train on, what to test on."""
+    """The images of one normal class for training and for testing."""
 
     train: torch.Tensor  # uint8 (N, C, H, W), normal only
     test: torch.Tensor  # uint8 (M, C, H, W)
@@ -63,7 +63,7 @@ def one_class(
     names, target = train.class_names, find(train.class_names, normal, name)
 
     def draw(purpose: int, label: int, rows: np.ndarray) -> np.ndarray:
-        """The rows in random order, by a generator for every purpose and class, so that none disturbs another."""
+        """The rows in random order. Each purpose and class has its own generator, so that none changes another."""
         return np.random.default_rng([seed, purpose, label]).permutation(rows)
 
     # Rows count through the train split and on through the test split.
@@ -110,7 +110,7 @@ def one_class(
         source = source.partition(" (")[0]  # the copy may lack other classes: of this task it has all
 
     def take(what: str, rows: np.ndarray) -> torch.Tensor | list | None:
-        """What train and test hold of that name, of sorted rows; the whole of both is never put together."""
+        """The field of that name for sorted rows of train and test, without concatenating the whole splits."""
         n, both = len(train.labels), (getattr(train, what), getattr(test, what))
         if both[0] is None:
             return None

@@ -29,7 +29,7 @@ def class_names(kind: str, path: Path) -> list[str]:
 
 
 def state(kind: str, path: Path) -> str:
-    """A text that changes with every file of the images, also where a new one has the old one's size and time."""
+    """A text that changes if any file of the images changes, also if its size and time stay the same."""
     if kind == "npz":
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
@@ -41,7 +41,7 @@ def state(kind: str, path: Path) -> str:
 
 
 def source(kind: str, path: Path) -> str:
-    """The images as a result row calls them, "folder:1a2b3c4d": a checksum of all that `read` reads."""
+    """The name of the images in a result row, "folder:1a2b3c4d": a checksum of all that `read` reads."""
     if kind == "npz":
         return "npz:" + sha8(path)
     digest = hashlib.sha256()
@@ -215,7 +215,7 @@ def _list_files(root: Path) -> list[Path]:
     if others := sorted(path.name for path in root.glob("[!.]*") if path.is_dir() and path.name not in read):
         pictures.say(f"{root} holds folders that are not read: {', '.join(others)} (read are {', '.join(read)})")
     for folder in sorted({root / file.parts[0] / file.parts[1] for file in files}):
-        if pictures.shown(folder) != str(folder):  # it stands in rows, which are UTF-8
+        if pictures.shown(folder) != str(folder):  # rows hold it, and they are UTF-8
             raise ValueError(f"the name of the folder {pictures.shown(folder)} is not UTF-8: rename it")
     return files
 

@@ -1,10 +1,10 @@
-"""Where images come from: found, read, resized and kept prepared; and what is missing, and how to get it.
+"""Finds, reads, resizes and caches images; says what is missing and how to get it.
 
     images = load("folder:screws", "test", size=128)
     missing("mnist", "8", 32)       # None where a job finds them
 
 A known dataset is looked for under $ADLIB_DATA, as its module says (`names.py`) or as <name>.npz, then among the
-downloads, then it is downloaded; ADLIB_OFFLINE=1 forbids that. What was prepared lies under $ADLIB_CACHE (default
+downloads, then it is downloaded; ADLIB_OFFLINE=1 forbids that. Prepared images are under $ADLIB_CACHE (default
 ~/.cache/adlib), one file per dataset, category, size and resampling. A job that finds it there reads nothing else; so
 after other data of the same name are put under $ADLIB_DATA, the cache file is to be deleted.
 
@@ -129,7 +129,7 @@ def missing(
 
 
 def is_stand_in(name: str) -> bool:
-    """Whether what a known dataset is read from is marked as drawn; what is measured on it counts nowhere."""
+    """Whether the files of a known dataset are marked as drawn stand-ins; results on them never count."""
     root = os.environ.get("ADLIB_DATA")
     return bool(root) and hasattr(DATASETS.get(name), "put") and (Path(root).expanduser() / STAND_IN).is_file()
 
@@ -197,7 +197,7 @@ def _cached(name: str, size: int | None, resample: str, category: str | None) ->
 
 
 def _read(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
-    """Train and test from where they come from; only where there are many large ones are they resized already."""
+    """Train and test from their source; already resized only if the source has many large images."""
     kind, path = parse(name)
     if path:
         return own.read(kind, path, size, resample)
@@ -242,7 +242,7 @@ def _places(name: str) -> Iterator[tuple[Path | None, list[str]]]:
 
 
 def _put(name: str) -> str:
-    """How to get a dataset, in words."""
+    """Says how to get a dataset."""
     now = os.environ.get("ADLIB_DATA") or "not set"
     put = f"put {DATASETS[name].put(name)} into the folder that ADLIB_DATA names (now {now})"
     is_forbidden = hasattr(DATASETS[name], "fetch") and machine.says_yes("ADLIB_OFFLINE")
@@ -250,7 +250,7 @@ def _put(name: str) -> str:
 
 
 def _classes_of_copy(name: str, path: Path) -> list[str]:
-    """The classes that have training images in a copy; all where it is damaged, for reading it will say how."""
+    """The classes that have training images in a copy; all if it is damaged, because reading it will say how."""
     names = CLASS_NAMES[name]
     try:
         return [names[find(names, called, name)] for called in own.npz_classes(path, names)]

@@ -1,4 +1,4 @@
-"""What every reader of this package gives, for train and test: `Images`."""
+"""`Images`, which every reader of this package returns for train and for test."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import torch
 
 @dataclass
 class Images:
-    """The images of one split, with what is known of them."""
+    """The images of one split, with their labels, kinds, masks and source."""
 
     images: torch.Tensor  # uint8 (N, C, H, W), C is 1 or 3
     labels: torch.Tensor  # int64 (N,), index into class_names

@@ -1,6 +1,6 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, checked and, where allowed, downloaded.
 
-No file is looked into before its checksum agrees, CIFAR's least of all: they are pickles, which can hold any code.
+No file is opened before its checksum agrees. CIFAR's files are pickles, which can hold any code.
 """
 
 import gzip
@@ -54,7 +54,7 @@ def here(name: str, folder: Path) -> list[str]:
 
 
 def fetch(name: str) -> None:
-    """Downloads what is not there yet; torchvision checks what it gets. Raises OSError or RuntimeError."""
+    """Downloads missing files; torchvision checks them. Raises OSError or RuntimeError."""
     _dataset(name)(cache.downloads(), train=True, download=True)
 
 
@@ -85,7 +85,7 @@ def _dataset(name: str) -> type:
 
 
 def _content(path: Path, md5: str) -> bytes:
-    """What a file holds, once its md5 agrees."""
+    """The content of a file whose md5 agrees."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} lacks {path.name}")
     content = path.read_bytes()
