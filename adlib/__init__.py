@@ -1,1 +1,1 @@
-"""adlib: what the notebooks of five papers on autoencoder anomaly detection would otherwise repeat."""
+"""adlib: code that the notebooks of five papers on autoencoder anomaly detection share."""

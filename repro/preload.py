@@ -1,4 +1,4 @@
-"""What each job's process would do anew: imported, once for all, by the server from which they are forked."""
+"""Imports that all job processes need. The server from which they are forked imports this, once for all."""
 
 import gc
 
