@@ -1,12 +1,12 @@
-# `make help` lists the targets. Every one does the set-up it needs, once.
+# `make help` lists the targets. Each target does the set-up that it needs, once.
 PY := .venv/bin/python
 READY := .venv/.ready
-# libraries keep their bytecode: without it each kernel compiles torch again, seconds a job
+# libraries keep their bytecode: without it each kernel compiles torch again, which costs seconds per job
 unexport PYTHONDONTWRITEBYTECODE
 
-# Words for `python -m repro`: make reproduce PAPERS=two_stage JOBS=2. Python finds them in its environment, as they were
-# typed, so that neither make nor the shell reads quotes, commas or dollars in them. What a user's own environment holds
-# under these names is no word.
+# Words for `python -m repro`: make reproduce PAPERS=two_stage JOBS=2. Python finds them in its environment as they were
+# typed, so that neither make nor the shell interprets quotes, commas or dollars in them. Variables of these names in a
+# user's own environment are ignored.
 WORDS := PAPERS DATASETS PROTOCOLS BACKBONES CLASSES SEEDS PROFILE JOBS DEVICE GPUS SCHEDULER RESOURCES OUT FORCE SET
 unexport $(WORDS)
 given = $(filter command,$(firstword $(origin $1)))
@@ -39,7 +39,7 @@ help:  ## this list
 
 setup: $(READY)  ## a virtual environment in .venv with the pinned versions; PYTHON= names another Python
 
-# The newest Python that the pins are tried with, unless PYTHON= says otherwise. A new .venv goes again where it cannot
+# Takes the newest Python that the pins were tried with, unless PYTHON= names another. Removes a new .venv again if it cannot
 # be filled. The pins are constraints: they bind only what is asked for, so one list serves CUDA, CPU and macOS.
 export PYTHON
 $(READY): pyproject.toml requirements.lock
@@ -63,16 +63,16 @@ $(READY): pyproject.toml requirements.lock
 demo: $(READY)  ## every notebook on embedded data, then the table; results in build/demo
 	$(PY) -m repro make demo
 
-plan: $(READY)  ## what reproduce with the same words would run, for how long, and what is missing; runs nothing
+plan: $(READY)  ## show what reproduce would run with the same words, for how long, and what is missing; runs nothing
 	$(PY) -m repro make plan
 
-reproduce: $(READY)  ## the sweep; alone it runs the whole register in profile paper
+reproduce: $(READY)  ## run the sweep; without words, the whole register in profile paper
 	$(PY) -m repro make reproduce
 
-verify: $(READY)  ## run jobs again that have rows, and compare old and new: make verify PAPERS=two_stage CLASSES=8
+verify: $(READY)  ## run jobs again that already have rows, and compare old and new: make verify PAPERS=two_stage CLASSES=8
 	$(PY) -m repro make verify
 
-rehearse: $(READY)  ## every job of the register, as small as can be, on stand-ins for all data
+rehearse: $(READY)  ## run every job of the register, as small as possible, on stand-ins for all data
 	$(PY) -m tests.rehearsal $${ADLIB_MAKE_PAPERS:+"--papers=$$ADLIB_MAKE_PAPERS"} \
 		$${ADLIB_MAKE_DATASETS:+"--datasets=$$ADLIB_MAKE_DATASETS"} $${ADLIB_MAKE_JOBS:+"--jobs=$$ADLIB_MAKE_JOBS"} \
 		$${ADLIB_MAKE_DEVICE:+"--device=$$ADLIB_MAKE_DEVICE"} $${ADLIB_MAKE_GPUS:+"--gpus=$$ADLIB_MAKE_GPUS"}
@@ -97,11 +97,11 @@ lint: $(READY)  ## ruff and its format, notebooks too; notebooks without output
 	$(PY) -m ruff format --check
 	$(PY) -m nbstripout --keep-id --verify notebooks/*.ipynb studies/*.ipynb
 
-# Git sees a notebook without what a run leaves in it, and JupyterLab asks nobody about its news.
+# Git ignores what a run leaves in a notebook, and JupyterLab does not ask whether to show its news.
 LANGUAGE_KEYS := codemirror_mode file_extension mimetype nbconvert_exporter pygments_lexer version
 STRIP := -m nbstripout --keep-id --extra-keys "$(LANGUAGE_KEYS:%=metadata.language_info.%)"
 QUIET := {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": false}}
-lab: $(READY)  ## JupyterLab with this environment's kernel; what a run leaves in a notebook is no change for git
+lab: $(READY)  ## JupyterLab with this environment's kernel; git ignores what a run leaves in a notebook
 	git config filter.notebook.clean '"$(abspath $(PY))" $(STRIP)' 2>/dev/null || true
 	mkdir -p .venv/share/jupyter/lab/settings
 	echo '$(QUIET)' > .venv/share/jupyter/lab/settings/overrides.json
@@ -109,5 +109,5 @@ lab: $(READY)  ## JupyterLab with this environment's kernel; what a run leaves i
 	for file in notebooks/*.ipynb studies/*.ipynb; do \
 		git diff --quiet -- $$file 2>/dev/null && git add -- $$file; done; true  # status would go by their sizes
 
-clean:  ## what runs left behind; rows in results/ stay
+clean:  ## remove what runs left behind; rows in results/ stay
 	rm -rf build results/notebooks results/scores results/logs .ruff_cache .hypothesis

@@ -1,1 +1,1 @@
-"""adlib: networks, losses and scores of five papers on autoencoder anomaly detection, for their notebooks."""
+"""adlib: code that the notebooks of five papers on autoencoder anomaly detection share."""

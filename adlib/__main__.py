@@ -1,9 +1,9 @@
-"""Train a detector on a folder of normal images, and judge image files by it.
+"""Train a detector on a folder of normal images, and judge image files with it.
 
     python -m adlib train FOLDER --out detector.pt
     python -m adlib score detector.pt IMAGES... [--ranked] [--overlays FOLDER] [--maps maps.npz] > scores.csv
 
-`score` prints a CSV, a line for each image: file, score (high = anomalous), threshold, is_anomalous.
+`score` prints a CSV with one line per image: file, score (high = anomalous), threshold, is_anomalous.
 """
 
 import argparse
@@ -16,44 +16,44 @@ from pathlib import Path
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse with other errors: a ValueError of one sentence."""
+    """argparse, except that an error raises a ValueError of one sentence."""
 
     def error(self, message: str) -> None:
         raise ValueError(message.removeprefix("argument "))
 
 
 def check_folder(folder: Path) -> None:
-    """ValueError unless `folder` can be written into, or can be made."""
+    """ValueError unless `folder` can be written into, or can be created."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise ValueError(f"nothing can be written under {folder}: {there} is no folder, or it is read-only")
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; returns the exit code: 1 where an image could not be read, 2 for a wrong word or file."""
-    parser = Parser(prog="python -m adlib", description="Train a detector on normal images; judge images by it.")
+    """Run one command; returns the exit code: 1 if an image could not be read, 2 for a wrong word or file."""
+    parser = Parser(prog="python -m adlib", description="Train a detector on normal images; judge images with it.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
     text = "train on a folder of normal images"
     command = commands.add_parser("train", help=text, description=text, allow_abbrev=False)
     command.set_defaults(function=train)
-    command.add_argument("normal", metavar="FOLDER", nargs="+", help="normal images: folders with all below, or files")
+    command.add_argument("normal", metavar="FOLDER", nargs="+", help="normal images: files, or folders and subfolders")
     for name, default, meaning in (
         ("out", "detector.pt", "file for the detector"),
         ("method", "patchcore", "the only one here; notebooks/own_data.ipynb trains the papers' methods"),
-        ("image-size", 256, "images are resized to a square with sides of so many pixels"),
+        ("image-size", 256, "side in pixels of the square that images are resized to"),
         ("backbone", "resnet18", "network whose features are compared; also wide_resnet50_2, wide_resnet101_2"),
         ("weights", "auto", "imagenet, random or a file; auto: imagenet, or random if there are none, with a warning"),
         ("coreset", 0.01, "share of the features that the detector keeps"),
-        ("held-out", 0.3, "share of the images that is not trained on, but sets and checks the threshold"),
-        ("quantile", 0.95, "share of normal images that should lie below the threshold"),
-        ("seed", 0, "of the random choices"),
+        ("held-out", 0.3, "share of the images that is kept from training, to set and check the threshold"),
+        ("quantile", 0.95, "share of normal images that should be below the threshold"),
+        ("seed", 0, "seed of the random choices"),
     ):
         command.add_argument(f"--{name}", type=type(default), default=default, help=f"{meaning} ({default})")
     text = "judge image files and folders: a CSV of file, score, threshold, is_anomalous"
     judge = commands.add_parser("score", help=text, description=text, allow_abbrev=False)
     judge.set_defaults(function=score)
-    judge.add_argument("detector", metavar="DETECTOR", help="a detector.pt, of train or of a paper's notebook")
-    judge.add_argument("images", metavar="IMAGES", nargs="+", help="image files, and folders with all below")
+    judge.add_argument("detector", metavar="DETECTOR", help="a detector.pt from train or from a paper's notebook")
+    judge.add_argument("images", metavar="IMAGES", nargs="+", help="image files, and folders with all subfolders")
     judge.add_argument("--ranked", action="store_true", help="the most anomalous first")
     judge.add_argument("--overlays", metavar="FOLDER", help="write pictures with their anomaly maps there")
     judge.add_argument("--maps", metavar="FILE", help="write the anomaly maps, files and scores there, as npz")
@@ -92,7 +92,7 @@ def train(normal: list[str], out: str, **settings: object) -> int:
     detectors.save(detector, target)
     print(own.describe(detector))
     name, megabytes, seconds = pictures.shown(target), target.stat().st_size / 1e6, time.monotonic() - started
-    print(f"{name}, {megabytes:.1f} MB, in {seconds:.0f} s. Judge images by it:")
+    print(f"{name}, {megabytes:.1f} MB, in {seconds:.0f} s. Judge images with it:")
     print(f"python -m adlib score {shlex.quote(name)} FOLDER --ranked --overlays pictures > scores.csv")
     return 0
 

@@ -1,4 +1,4 @@
-"""The one place that imports torchvision, and only when called: a job that reads prepared data does not need it."""
+"""The only place that imports torchvision, and only on a call: a job that reads prepared data does not need it."""
 
 import sys
 from types import ModuleType
@@ -10,10 +10,10 @@ _operators = []  # the declarations below live as long as this list keeps a refe
 
 
 def import_torchvision() -> ModuleType:
-    """Returns the module torchvision, also where its compiled half does not fit the torch that is installed.
+    """Returns the module torchvision, even if its compiled half does not fit the installed torch.
 
     The usual torchvision wheel next to a CPU build of torch stops at import with "operator torchvision::nms does not
-    exist", since its compiled half wants CUDA libraries. Models, datasets and transforms need only the Python half,
+    exist", since its compiled half needs CUDA libraries. Models, datasets and transforms need only the Python half,
     which imports once two operators are declared. Any other error of the import is passed on.
     """
     try:
@@ -21,7 +21,7 @@ def import_torchvision() -> ModuleType:
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
-        # What was imported halfway would be found again in place of the whole.
+        # Otherwise Python would find the partly imported modules again.
         for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
             del sys.modules[name]
         if not _operators:

@@ -3,8 +3,8 @@
     encoder, weights = backbones.load("resnet18", "imagenet")     # weights: "resnet18/imagenet"
     features = encoder(x)                                         # x in [-1, 1]: maps of stride 4, 8 and 16
 
-Weights are torchvision's IMAGENET1K_V1, a file of one's own with torchvision's names, or random (for trying things out:
-what they give says nothing about a paper). Files are read without executing anything in them.
+Weights are torchvision's IMAGENET1K_V1, your own file with torchvision's names, or random (for trying things out: such
+results say nothing about a paper). Files are read without executing anything in them.
 """
 
 import hashlib
@@ -19,9 +19,9 @@ from adlib._torchvision import import_torchvision
 from adlib.machine import check_choice, read_tensors, says_yes
 
 
-# The channels of layer1, layer2, layer3, and the sha256 of files that are ImageNet weights: the first digits of
-# torchvision's IMAGENET1K_V1, as its file names carry them; for resnet18 also of a copy up to layer3 whose batch norm
-# is folded into the convolutions, the same network in evaluation mode.
+# The channels of layer1, layer2, layer3, and the sha256 of files with ImageNet weights: the first digits of
+# torchvision's IMAGENET1K_V1, as in its file names. For resnet18, also the sha256 of a copy up to layer3 whose batch
+# norm is folded into the convolutions: the same network in evaluation mode.
 CHANNELS = {"resnet18": [64, 128, 256], "wide_resnet50_2": [256, 512, 1024], "wide_resnet101_2": [256, 512, 1024]}
 IMAGENET_SHA256 = {
     "resnet18": ["f37072fd", "2eab6b8d975d84338695d15769dc68a36f80eeaa28feb85cf4966a715db6b8e8"],
@@ -36,8 +36,8 @@ class Backbone(nn.Module):
     """A ResNet up to layer3: x (N, 1 or 3, H, W), float in [-1, 1] -> maps of layer1, layer2, layer3.
 
     The maps are (N, c_k, H / 4, W / 4), / 8 and / 16, rounded up. Grey images are repeated to three channels; the input
-    is brought to ImageNet's mean and standard deviation here. Frozen (no parameter asks for a gradient), and always in
-    evaluation mode, whatever `train` is called with: batch norm keeps ImageNet's statistics.
+    is normalised to ImageNet's mean and standard deviation here. The network is frozen (no parameter needs a gradient),
+    and always in evaluation mode, even after a call of `train`: batch norm keeps ImageNet's statistics.
     """
 
     def __init__(self, resnet: nn.Module):
@@ -62,13 +62,13 @@ class Backbone(nn.Module):
 
 
 def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -> tuple[Backbone, str]:
-    """Returns the `Backbone` and the value for the column `weights` of a result row, such as "resnet18/imagenet".
+    """Returns the `Backbone` and its name in the column `weights` of result rows, such as "resnet18/imagenet".
 
     weights: "imagenet" looks for $ADLIB_DATA/weights/<backbone>*.pth with a known checksum, then lets torchvision
-    download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names, of which layer4
-    and fc may be missing; it is labelled "<backbone>/local:<first 8 digits of its sha256>", or "imagenet" where that
-    is known. "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a
-    file that does not fit it (naming the tensor), FileNotFoundError where there are no weights.
+    download (ADLIB_OFFLINE=1 forbids it). A path is a file of plain tensors with torchvision's names; layer4 and fc may
+    be missing. It is labelled "<backbone>/local:<first 8 digits of its sha256>", or "imagenet" if that is known.
+    "random" draws torchvision's initial weights by `seed`. Raises ValueError for an unknown backbone and a file that
+    does not fit it (naming the tensor), FileNotFoundError if there are no weights.
     """
     check_choice("backbone", backbone, CHANNELS)
     if weights == "random":
@@ -86,9 +86,9 @@ def load(backbone: str = "resnet18", weights: str = "imagenet", seed: int = 0) -
 
 
 def there(backbone: str) -> Path | None:
-    """The file by whose name `load(backbone, "imagenet")` finds weights on this machine, or None; ValueError: unknown.
+    """The file that `load(backbone, "imagenet")` finds on this machine by its name, or None; ValueError if unknown.
 
-    No file is opened: where the name ends in 8 digits, as torchvision's do, these tell whether it is ImageNet's.
+    No file is opened: if the name ends in 8 digits, as torchvision's names do, these show whether it is ImageNet's.
     """
     check_choice("backbone", backbone, CHANNELS)
     known = tuple(f"-{digits[:8]}" for digits in IMAGENET_SHA256[backbone])
@@ -101,7 +101,7 @@ def there(backbone: str) -> Path | None:
 def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] | None:
     """What a job with this backbone and these weights lacks here: (what, how to get it, whether it downloads that).
 
-    None where nothing is missing, as `there` finds it. Raises ValueError for an unknown backbone.
+    None if nothing is missing, according to `there`. Raises ValueError for an unknown backbone.
     """
     if weights != "imagenet" or not backbone:
         is_there = weights in (None, "random", "imagenet") or Path(weights).expanduser().is_file()
@@ -117,7 +117,7 @@ def missing(backbone: str | None, weights: str | None) -> tuple[str, str, bool] 
 
 
 def _files(backbone):
-    """The files under $ADLIB_DATA/weights that by their names belong to a backbone, in order."""
+    """The files under $ADLIB_DATA/weights whose names belong to a backbone, in order."""
     root = os.environ.get("ADLIB_DATA")
     return sorted(Path(root).expanduser().glob(f"weights/{backbone}*.pth")) if root else []
 
@@ -140,7 +140,7 @@ def _sha256(path, backbone):
 
 
 def _imagenet(backbone):
-    """Path of a file with ImageNet weights, downloaded where none is at hand."""
+    """Path of a file with ImageNet weights, downloaded if necessary."""
     files = _files(backbone)
     for path in files:
         if _sha256(path, backbone)[1]:
@@ -167,7 +167,7 @@ def _imagenet(backbone):
 
 
 def _fill(resnet, path, backbone):
-    """Puts the tensors of a file into the network; every one that it needs must be there, and of its shape."""
+    """Loads the tensors of a file into the network; all that it needs must be there, with the right shapes."""
     tensors = read_tensors(path)
     if not isinstance(tensors, dict) or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ValueError(f"{path} is no dict of tensors by name, as torch.save(model.state_dict(), ...) writes it")

@@ -1,10 +1,10 @@
-"""Detectors on raw pixels: what the papers compare with, and what a new method should beat.
+"""Baselines: detectors on raw pixels, which the papers compare with and should beat.
 
     score = baselines.ocsvm(pixels(train), nu=0.1, gamma="scale")     # fitted on normal images alone
     scores = score(pixels(test))                                      # (M,), high = anomalous
 
-Each function but the last takes the training pixels (N, D), float32 in [0, 1], and returns a function from test pixels
-(M, D) to scores (M,); those of `pca` and `mean_image` give each pixel's error too. These run on the CPU. The
+Each function except the last takes the training pixels (N, D), float32 in [0, 1], and returns a function from test
+pixels (M, D) to scores (M,); the ones of `pca` and `mean_image` also give each pixel's error. These run on the CPU. The
 autoencoder takes images, uint8 (N, C, H, W), and runs on their device.
 """
 
@@ -27,15 +27,15 @@ def pixels(images: Tensor) -> Tensor:
 
 
 def scale(train: Tensor) -> float:
-    """scikit-learn's gamma "scale": 1 / (D * variance of all training pixels), 1 where they are all the same."""
+    """scikit-learn's gamma "scale": 1 / (D * variance of all training pixels), 1 if they are all equal."""
     return 1 / (train.shape[1] * train.var(correction=0).item() or 1)
 
 
 def ocsvm(train: Tensor, nu: float = 0.1, gamma: float | str = "scale", distances: Tensor | None = None) -> Score:
     """One-class SVM with an RBF kernel exp(-gamma |a - b|^2) (Schoelkopf et al. 2001), solved by scikit-learn.
 
-    The kernel matrix is one matrix product handed over precomputed, many times faster than libsvm's own loop over
-    pixels. distances: squared_distances(train, train) where there already. Memory: 12 bytes a pair of training images.
+    The kernel matrix is precomputed by one matrix product, many times faster than libsvm's own loop over pixels.
+    distances: squared_distances(train, train), if known. Memory: 12 bytes per pair of training images.
     """
     gamma = scale(train) if gamma == "scale" else gamma
     distances = neighbours.squared_distances(train, train) if distances is None else distances
@@ -50,15 +50,15 @@ def ocsvm(train: Tensor, nu: float = 0.1, gamma: float | str = "scale", distance
 
 
 def pca(train: Tensor, variance: float = 0.95) -> Score:
-    """Squared error off the leading principal components that keep `variance`: mean, or `per_pixel=True` (M, D)."""
+    """Squared error outside the leading principal components that keep `variance`: mean, or `per_pixel=True` (M, D)."""
     mean = train.mean(0)
     centred = train - mean
-    few = len(train) < train.shape[1]  # then the smaller N x N matrix, of the same eigenvalues
+    few = len(train) < train.shape[1]  # then use the smaller N x N matrix, which has the same eigenvalues
     values, vectors = torch.linalg.eigh(centred @ centred.T if few else centred.T @ centred)  # ascending
     kept = 1 + int((values.flip(0).cumsum(0) < variance * values.sum()).sum())
     basis = vectors[:, -kept:]
     if few:
-        basis = torch.linalg.qr(centred.T @ basis).Q  # orthonormal also where an eigenvalue is nearly 0
+        basis = torch.linalg.qr(centred.T @ basis).Q  # orthonormal even if an eigenvalue is nearly 0
 
     def errors(test):
         centred = test - mean
@@ -74,18 +74,18 @@ def knn(train: Tensor, k: int = 5) -> Score:
 
 
 def mean_image(train: Tensor) -> Score:
-    """Squared error against the mean training image: its mean over pixels, or with `per_pixel=True` all, (M, D)."""
+    """Squared difference from the mean training image: its mean over pixels, or `per_pixel=True` all, (M, D)."""
     mean = train.mean(0)
     errors = lambda test: (test - mean).square()  # noqa: E731
     return lambda test, per_pixel=False: errors(test) if per_pixel else errors(test).mean(1)
 
 
 def _autoencoder(channels, size, latent):
-    """The networks of Bergmann et al. (2018), Table 1, in one: (N, channels, size, size) -> the same, untrained.
+    """The networks of Bergmann et al. (2018), Table 1, as one, untrained: (N, channels, size, size) -> the same.
 
-    Theirs is for 128 px: from there, and from other sizes, 8 x 8 positions are reached by as many convolutions of
-    stride 2 as it takes, one more or fewer of the first ones. The decoder is the encoder reversed, each convolution
-    transposed. LeakyReLU of slope 0.2 follows each layer but the last of the two.
+    Theirs take 128 px. For other sizes, the number of the first convolutions of stride 2 changes, so that all sizes
+    reach 8 x 8 positions. The decoder is the reversed encoder with transposed convolutions. LeakyReLU of slope 0.2
+    follows each layer except the last of the two.
     """
     layers = [(32, 4, 2, 1)] * (size.bit_length() - 6)  # channels, kernel, stride, padding; 32 px: none, 256 px: three
     layers += [(32, 3, 1, 1), (64, 4, 2, 1), (64, 3, 1, 1), (128, 4, 2, 1), (64, 3, 1, 1), (32, 3, 1, 1)]
@@ -110,13 +110,13 @@ def pixel_autoencoder(
 ) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     """A convolutional autoencoder on pixels (Bergmann et al. 2018), trained with Adam on "l2" or "ssim".
 
-    train: uint8 (N, C, H, H), H a power of two from 32 to 256, on the device to train on; `seed` draws weights and the
-    order of the images. loss: "l2" is the mean squared error on [0, 1]; "ssim" is 1 - SSIM (window 11, sigma 1.5) of
-    the grey images, as in the MVTec AD paper. after_epoch: called with the mean loss of each epoch.
+    train: uint8 (N, C, H, H), H a power of two from 32 to 256, on the device to train on; `seed` sets weights and image
+    order. loss: "l2" is the mean squared error on [0, 1]; "ssim" is 1 - SSIM (window 11, sigma 1.5) of the grey images,
+    as in the MVTec AD paper. after_epoch: called with the mean loss of each epoch.
 
     Returns a function from test images, uint8 (M, C, H, H), to anomaly maps (M, H, H) and the reconstructions that they
     come from (M, C, H, H; "ssim": one channel), both float32. A map is the squared error, mean over channels, or
-    1 - `images.ssim_map` at full size; an image's score is the maximum of its map. ValueError for other images, losses.
+    1 - `images.ssim_map` at full size; an image's score is its map's maximum. ValueError for other images or losses.
     """
     size = train.shape[-1]
     if train.dtype != torch.uint8 or train.ndim != 4 or train.shape[2] != size or size not in (32, 64, 128, 256):

@@ -41,8 +41,8 @@ CHOICES = {
     "crops": ("random", "tiles"),
 }
 
-# The paper as printed. Where it is silent, the networks are the notebook's, WGAN-GP is that of the reference it gives
-# (Gulrajani et al. 2017, its [32]), and the batch size is that of the authors' code.
+# The paper as printed. Where it is silent, the networks come from the notebook, WGAN-GP from the reference that it
+# gives (Gulrajani et al. 2017, its [32]), and the batch size from the authors' code.
 _TEXT = {
     "width": 16,  # silent: the numbers of Fig. 3 are not in its text; the notebook's
     "latent": 64,  # section V-B
@@ -82,10 +82,10 @@ PRESETS["october"] = PRESETS["tables"] | {  # branch tf2, commit 4d4614c, 2020-1
     "output": "tanh",  # images in [-1, 1]
     "resample": "bilinear",  # without antialiasing
     "crops": "random",
-}  # it trains and scores nothing: f_D and lambda are those of "text"
+}  # this code trains but does not score: f_D and lambda are those of "text"
 PRESETS["rewrite"] = _TEXT | {  # branch tf2, 2021-11-02: the defaults of its command line
     "width": 3,
-    "bias": False,  # but in each block's 1x1 convolution and in the three last layers
+    "bias": False,  # except in each block's 1x1 convolution and in the three last layers
     "init": "glorot_uniform",  # Keras's default
     "output": "tanh",  # images in [-1, 1]
     "penalty": "crossed",  # interpolates (x, z) to (G(z), E(x)), neither of which is a real or a fake pair
@@ -101,7 +101,7 @@ PRESETS["rewrite"] = _TEXT | {  # branch tf2, 2021-11-02: the defaults of its co
 class Block(nn.Module):
     """Residual block of Fig. 3: (N, in_channels, H, H) -> (N, channels, H', H').
 
-    resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means). bias False: only in `third`.
+    resample: "up" doubles the side first (bilinear), "down" halves it last (2x2 means). bias: `third` always has one.
     """
 
     def __init__(self, in_channels: int, channels: int, bias: bool, resample: str | None):
@@ -122,7 +122,7 @@ class Block(nn.Module):
 
 
 def trunk(channels: int, width: int, size: int, bias: bool) -> tuple[nn.Sequential, int]:
-    """The path of an image in encoder and critic, (N, channels, size, size) -> (N, M), and its M."""
+    """The layers for an image in encoder and critic, (N, channels, size, size) -> (N, M), and M."""
     widths = pairwise([channels, *(factor * width for factor in (1, 2, 3, 4, 8, 16))])
     blocks = [Block(*pair, bias, "down" if index < 5 else None) for index, pair in enumerate(widths)]
     return nn.Sequential(*blocks, nn.Flatten()), 16 * width * (size // 32) ** 2
@@ -141,7 +141,7 @@ class Generator(nn.Sequential):
     """G: latent (N, latent) -> image (N, channels, size, size) in [0, 1] ("sigmoid") or [-1, 1] ("tanh")."""
 
     def __init__(self, channels: int, width: int, latent: int, size: int, bias: bool, output: str):
-        start = max(2, size // 64)  # the side behind the linear layer, in px
+        start = max(2, size // 64)  # the side after the linear layer, in px
         first_doubling = 6 - int(math.log2(size // start))  # of six blocks: the first at 128 px, the second at 64 px
         dense = nn.Linear(latent, start**2 * 16 * width, bias=bias)  # no activation follows
         widths = pairwise(factor * width for factor in (16, 16, 8, 4, 3, 2, 1))
@@ -163,7 +163,7 @@ class Critic(nn.Module):
         self.last = nn.Linear(16 * width, 1)
 
     def features(self, x: Tensor, z: Tensor, feature: str = "dense") -> Tensor:
-        """f_D of eq. (9), before the LeakyReLU: "dense", the linear layer behind the concatenation, (N, 16 width), or
+        """f_D of eq. (9), before the LeakyReLU: "dense", the linear layer after the concatenation, (N, 16 width), or
         "conv1", the first 3x3 convolution, flat, (N, width * size^2), which does not see z."""
         machine.check_choice("feature", feature, CHOICES["feature"])
         if feature == "conv1":
@@ -186,7 +186,7 @@ class CBiGAN(nn.Module):
 def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
     """The three networks, untrained, for images or patches of size x size px.
 
-    settings: as in PRESETS, else "text". ValueError for a size no power of two from 32, and an unknown init or output.
+    settings: as in PRESETS (default "text"). ValueError for a size other than 2^n from 32, an unknown init or output.
     """
     chosen = _TEXT | settings
     for name in ("init", "output"):
@@ -200,14 +200,14 @@ def build(channels: int = 3, size: int = 128, **settings: object) -> CBiGAN:
             nn.init.zeros_(parameter)
         elif chosen["init"] == "glorot_uniform":
             nn.init.xavier_uniform_(parameter)
-        else:  # cut off at two deviations, as Keras does; a deviation of sqrt(2 / fan in) is left after the cut
+        else:  # cut off at two deviations, as Keras does; after the cut, the deviation is sqrt(2 / fan in)
             std = math.sqrt(2 / parameter[0].numel()) / 0.87962566
             nn.init.trunc_normal_(parameter, 0.0, std, -2 * std, 2 * std)
     return nets
 
 
 def check(settings: dict) -> None:
-    """ValueError naming the setting that is unknown, missing or has a value that is none of its choices."""
+    """ValueError with the name of a setting that is unknown, is missing, or has an invalid value."""
     for name in sorted(_TEXT.keys() ^ settings.keys()):
         state = "missing" if name in _TEXT else f"unknown: choose {', '.join(_TEXT)}"
         raise ValueError(f"setting {name!r} is {state}")
@@ -219,10 +219,10 @@ def check(settings: dict) -> None:
 
 
 def scaled_alpha(settings: dict, side: int, of: tuple[int, int] = (128, 32)) -> float:
-    """The alpha that weighs consistency at `side` px and settings["batch"] as settings["alpha"] does at those of `of`.
+    """The alpha for `side` px and settings["batch"] that weighs consistency as settings["alpha"] does for `of`.
 
-    By an image the gradient of (11) has a norm that grows with the side, that of the critic has not: alpha goes with
-    1 / side. A sum over the batch grows with the batch, and the game is a mean: then alpha goes with 1 / batch as well.
+    The norm of the gradient of (11) by an image grows with the side, but not that of the critic: alpha goes with 1 /
+    side. A sum over the batch grows with the batch, but the game is a mean: then alpha also goes with 1 / batch.
     """
     return settings["alpha"] * of[0] / side * (of[1] / settings["batch"] if settings["over_batch"] == "sum" else 1)
 
@@ -233,10 +233,10 @@ def to_range(images: Tensor, output: str) -> Tensor:
 
 
 def batch(images: Tensor, size: int, rotate: tuple, settings: dict, rng: torch.Generator) -> tuple[Tensor, ...]:
-    """What a step takes: x (n, C, size, size) in the networks' range, z (n, latent), N(0, 1), epsilon (n,), U(0, 1).
+    """The inputs of a step: x (n, C, size, size) in the networks' range, z (n, latent), N(0, 1), epsilon (n,), U(0, 1).
 
-    images: uint8 (M, C, H, W) on rng's device; n are drawn with replacement, each is turned by U(*rotate) degrees
-    clockwise. Of larger images than `size` x are crops at random places, without corners from beyond the image.
+    images: uint8 (M, C, H, W) on rng's device; n are drawn with replacement, and each is turned by U(*rotate) degrees
+    clockwise. If images are larger than `size`, x are crops at random places, with no corner outside the image.
     """
     n, place = settings["batch"], {"generator": rng, "device": rng.device}
     index = torch.randint(len(images), (n,), **place)
@@ -256,7 +256,7 @@ def gradient_penalty(critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor 
     """The penalty on the slope of D, mean over the batch, a scalar without its weight, differentiable.
 
     real: (x, E(x)); fake: (G(z), z). With one epsilon (N,) for image and latent of a sample, "matched" takes
-    (|grad D| - 1)^2 at epsilon real + (1 - epsilon) fake, the norm being that of both gradients together (WGAN-GP).
+    (|grad D| - 1)^2 at epsilon real + (1 - epsilon) fake, where the norm is of both gradients together (WGAN-GP).
     "crossed" is the same between (x, z) and (G(z), E(x)). "squared" is |dD / dG(z)|^2 at the fake pair; epsilon: None.
     """
     (x, encoded), (made, z) = real, fake
@@ -275,8 +275,8 @@ def gradient_penalty(critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor 
 def critic_terms(critic: nn.Module, real: Pair, fake: Pair, epsilon: Tensor | None, settings: dict) -> Terms:
     """Eq. (6) with its penalty: the scalars loss, estimate and penalty (without its weight).
 
-    real: (x, E(x)); fake: (G(z), z). estimate is mean D(real) - mean D(fake), for a Wasserstein critic the distance as
-    it sees it. Setting critic "hinge": mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake)) instead of (6).
+    real: (x, E(x)); fake: (G(z), z). estimate is mean D(real) - mean D(fake), a Wasserstein critic's estimate of the
+    distance. Setting critic "hinge": mean max(0, 1 - D(real)) + mean max(0, 1 + D(fake)) instead of (6).
     """
     of_both = critic(*(torch.cat(pair) for pair in zip(real, fake, strict=True)))  # one pass, half the calls
     of_real, of_fake = _wide(of_both).chunk(2)
@@ -290,8 +290,8 @@ def generator_terms(nets: CBiGAN, x: Tensor, z: Tensor, settings: dict) -> Terms
     """Eq. (13), (1 - alpha) L_EG + alpha L_C: the scalars loss, game, image and latent.
 
     game is L_EG of eq. (5), image |x - G(E(x))| of (11), latent |z - E(G(z))| of (12), over the batch as the settings
-    say. alpha 1 is a double autoencoder, alpha 0 is EGBAD, and then image and latent are neither computed nor returned;
-    the sentence below eq. (13) has the two the other way round.
+    say. alpha 1 is a double autoencoder and alpha 0 is EGBAD; the sentence below eq. (13) swaps the two. With alpha 0,
+    image and latent are neither computed nor returned.
     """
     alpha, over_batch = settings["alpha"], torch.mean if settings["over_batch"] == "mean" else torch.sum
     encoded, made = nets.encoder(x), nets.generator(z)
@@ -305,7 +305,7 @@ def generator_terms(nets: CBiGAN, x: Tensor, z: Tensor, settings: dict) -> Terms
 
 
 def optimizers(nets: CBiGAN, settings: dict) -> tuple[Adam, Adam]:
-    """Adam for the critic, and Adam for encoder and generator, networks on their device; raises as `check` does."""
+    """Adam for the critic, and Adam for encoder and generator, already on their device; raises as `check` does."""
     check(settings)
     of_critic, of_others = [*nets.critic.parameters()], [*nets.encoder.parameters(), *nets.generator.parameters()]
     rate, beta1, beta2, other_beta2 = (settings[name] for name in ("lr", "beta1", "beta2_critic", "beta2_generator"))
@@ -315,14 +315,14 @@ def optimizers(nets: CBiGAN, settings: dict) -> tuple[Adam, Adam]:
 
 
 def critic_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, epsilon: Tensor, settings: dict) -> Terms:
-    """The critic's turn on images x, latents z and epsilon (N,): moves D alone. Returns its terms, detached."""
+    """The critic's turn on images x, latents z and epsilon (N,): moves only D. Returns its terms, detached."""
     with torch.no_grad():
         real, fake = (x, nets.encoder(x)), (nets.generator(z), z)
     return _move(optimizer, critic_terms(nets.critic, real, fake, epsilon, settings))
 
 
 def generator_step(nets: CBiGAN, optimizer: Optimizer, x: Tensor, z: Tensor, settings: dict) -> Terms:
-    """The turn of encoder and generator on images x and latents z: moves E and G alone. Returns its terms, detached."""
+    """The turn of encoder and generator on images x and latents z: moves only E and G. Returns its terms, detached."""
     return _move(optimizer, generator_terms(nets, x, z, settings))
 
 
@@ -336,9 +336,9 @@ def average(averaged: CBiGAN, nets: CBiGAN, decay: float) -> None:
 def adequacy(nets: CBiGAN, train: Tensor, held_out: Tensor, z: Tensor) -> dict[str, float]:
     """Whether the networks were trained: their errors compared with those of answers that need no network.
 
-    train, held_out: uint8 flawless images (N, C, H, W), all of whose patches are compared; z: (M, latent).
-    image_ratio: mean (11) of held_out over that of answering the mean of train. latent_error: mean (12) of z;
-    latent_zero: that of answering 0. variance_ratio: variance of G(z) over that of train, each a mean over pixels.
+    train, held_out: uint8 flawless images (N, C, H, W), compared by all their patches; z: (M, latent).
+    image_ratio: mean (11) of held_out over (11) for the answer "mean of train". latent_error: mean (12) of z;
+    latent_zero: (12) for the answer 0. variance_ratio: variance of G(z) over that of train, each a mean over pixels.
     """
     known, x = (to_range(cut_patches(some, nets.size), nets.output) for some in (train, held_out))
     made = nets.generator(z)
@@ -352,15 +352,15 @@ def adequacy(nets: CBiGAN, train: Tensor, held_out: Tensor, z: Tensor) -> dict[s
 
 
 def reconstruct(nets: CBiGAN, x: Tensor) -> Tensor:
-    """G(E(x)) of images x (N, C, H, W), patch by patch; ValueError where they are no multiple of the networks' size."""
+    """G(E(x)) of images x (N, C, H, W), patch by patch; ValueError if they are no multiple of the networks' size."""
     return join_patches(nets.generator(nets.encoder(cut_patches(x, nets.size))), *x.shape[2:])
 
 
 def terms(nets: CBiGAN, x: Tensor, features: Iterable[str] = CHOICES["feature"]) -> Terms:
-    """What eq. (7) is made of, for images x (N, C, H, W); networks as they are.
+    """The terms of eq. (7) for images x (N, C, H, W); the mode of the networks is not changed.
 
-    "image", eq. (8), and each of `features`, eq. (9): (N, P). P is 1 where the images have the networks' size
-    (objects), else the number of patches of that size which they are cut into, row by row (textures). "map":
+    "image", eq. (8), and each of `features`, eq. (9): (N, P). P is 1 if the images have the networks' size (objects);
+    else they are cut, row by row, into P patches of that size (textures). "map":
     |x - G(E(x))| at each pixel, mean over channels, (N, H, W).
     """
     patches = cut_patches(x, nets.size)
@@ -374,14 +374,14 @@ def terms(nets: CBiGAN, x: Tensor, features: Iterable[str] = CHOICES["feature"])
 
 
 def equation_7(terms: Terms, lam: float = 0.1, feature: str = "dense") -> Tensor:
-    """Eq. (7) for each image, (N,): (1 - lambda) image + lambda feature of each patch, then the largest of them."""
+    """Eq. (7) for each image, (N,): (1 - lambda) image + lambda feature of each patch, then the largest patch."""
     return ((1 - lam) * terms["image"] + lam * terms[feature]).amax(1)
 
 
 class Detector(nn.Module):
     """The method as one network: bytes (N, channels, H, W) -> scores (N,), eq. (7), and maps |x - G(E(x))| (N, H, W).
 
-    patch: the side that the networks see, into which larger images are cut. settings: as in PRESETS. The maps are ours.
+    patch: the side of the networks' input, to which larger images are cut. settings: as in PRESETS. The maps are ours.
     """
 
     def __init__(self, channels: int = 3, patch: int = 128, **settings: object):
@@ -395,7 +395,7 @@ class Detector(nn.Module):
 
 @torch.no_grad()
 def evaluate(nets: CBiGAN, images: Tensor, features: Iterable[str] = CHOICES["feature"], batch: int = 128) -> Terms:
-    """The `terms` of uint8 images (N, C, H, W), so many patches at a time, networks in evaluation mode."""
+    """The `terms` of uint8 images (N, C, H, W), `batch` patches at a time, networks in evaluation mode."""
     nets.eval()
     patches = max(1, images[0, 0].numel() // nets.size**2)
     parts = [terms(nets, to_range(part, nets.output), features) for part in images.split(max(1, batch // patches))]
@@ -413,10 +413,10 @@ def _wide(values):
 
 
 def _move(optimizer, terms):
-    """One step of the optimiser down terms["loss"], through its own parameters alone; no gradient is left behind."""
+    """One step of the optimiser on terms["loss"], for its own parameters alone; no gradient is left behind."""
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for parameter, gradient in zip(parameters, torch.autograd.grad(terms["loss"], parameters), strict=True):
-        if gradient.stride() != parameter.stride():  # fused Adam pairs the two as they lie in memory
+        if gradient.stride() != parameter.stride():  # fused Adam pairs the two by their memory order
             gradient = torch.empty_like(parameter).copy_(gradient)
         parameter.grad = gradient
     optimizer.step()

@@ -1,4 +1,4 @@
-"""CutPaste (Li, Sohn, Yoon, Pfister 2021): artificial defects, a piece of an image pasted elsewhere into the image.
+"""CutPaste (Li, Sohn, Yoon, Pfister 2021): artificial defects: a piece of an image is pasted elsewhere in it.
 
 Comments say where the two public programs (Runinho/pytorch-cutpaste and LilitYolyan/CutPaste) differ from this.
 """
@@ -10,9 +10,9 @@ from torch import Tensor
 
 
 AREA = (0.02, 0.15)  # of a patch, as a share of the image
-ASPECT = 0.3  # its width by its height is within [0.3, 1 / 0.3]
+ASPECT = 0.3  # its width / height is within [0.3, 1 / 0.3]
 SCAR_WIDTH, SCAR_HEIGHT = (2, 16), (10, 25)  # of a scar in px, before it is turned, in an image of 256 px
-DEGREES = 45  # a scar is turned by at most so much to either side, so that it stays roughly upright
+DEGREES = 45  # a scar is turned by at most so much, to either side: it stays more or less upright
 
 
 def augment(
@@ -20,11 +20,11 @@ def augment(
 ) -> tuple[Tensor, Tensor]:
     """Pastes a patch into each image with probability `patch`, a scar with probability `scar`, else nothing.
 
-    x: float (N, C, H, W) in [-1, 1], left as it is; `generator` is on its device. Returns the images so augmented, of
-    x's shape, dtype and range, and mask, bool (N, H, W), True where something was pasted. A patch is an upright
-    rectangle, copied pixel by pixel; a scar a thin one, turned (bilinear), whose size goes with the shorter side of the
-    image, one pixel at least. Both come from anywhere in their own image, colors jittered by up to `jitter`, and go
-    anywhere in it, wholly inside. Raises ValueError if `patch` and `scar` are not two probabilities, together up to 1.
+    x: float (N, C, H, W) in [-1, 1], not changed; `generator` is on its device. Returns the augmented images, of x's
+    shape, dtype and range, and mask, bool (N, H, W), True where something was pasted. A patch is an upright rectangle,
+    copied pixel by pixel. A scar is a thin one, turned (bilinear); its size scales with the shorter side of the image,
+    one pixel at least. Both are cut anywhere in their image, get colors jittered by up to `jitter`, and go anywhere
+    wholly inside it. Raises ValueError unless `patch` and `scar` are probabilities, together up to 1.
     """
     if not (patch >= 0 and scar >= 0 and patch + scar <= 1 + 1e-9):
         raise ValueError(f"patch = {patch} and scar = {scar}: two probabilities, together 1 at most, are needed")
@@ -48,8 +48,8 @@ def augment(
     turn = torch.where(is_patch, 0.0, _between(angle, -DEGREES, DEGREES)).deg2rad()
     cos, sin = turn.cos(), turn.sin()
 
-    # Centres lie between or on pixels for patches, on pixels for scars: a scar thus has one pixel at least. Turned, it
-    # is wider than it was cut; LilitYolyan forgets that and cuts off what does not fit.
+    # A patch has its centre on or between pixels, a scar on a pixel: so a scar has at least one pixel. A turned scar is
+    # wider than its source; LilitYolyan forgets that and cuts off what does not fit.
     lengths = (width, height, width, height)
     sides = (w, h, w * cos + h * sin.abs(), w * sin.abs() + h * cos)
     from_x, from_y, to_x, to_y = (
@@ -71,9 +71,9 @@ def augment(
 def jittered(x: Tensor, mask: Tensor, brightness: Tensor, contrast: Tensor, saturation: Tensor, hue: Tensor) -> Tensor:
     """The colors of x (N, C, H, W) in [-1, 1] changed as torchvision's ColorJitter does, in this order.
 
-    Factors around 1 and a shift of hue in turns, each (N, 1, 1, 1); contrast is that around the mean of the pixels in
-    mask (N, H, W). Of images without three channels brightness and contrast alone are changed. ColorJitter, in both
-    programs, draws the order too. Runinho jitters the whole image as well, before it cuts.
+    Factors are around 1, and hue shifts are in turns, each (N, 1, 1, 1); contrast changes around the mean of the pixels
+    in mask (N, H, W). Images without three channels change only brightness and contrast. ColorJitter, in both programs,
+    also draws the order. Runinho also jitters the whole image before it cuts.
     """
     x = ((x + 1) / 2 * brightness).clamp(0, 1)
     mean = (_grey(x) * mask[:, None]).sum((2, 3), keepdim=True) / mask.sum((1, 2)).clamp(min=1).view(-1, 1, 1, 1)
@@ -103,7 +103,7 @@ def _between(u, low, high):
 
 
 def _centre(u, side, length):
-    """Centre of `side` whole pixels, in px of the axis of `length`, evenly from all places where they lie inside it."""
+    """Centre of `side` whole pixels, in px on an axis of `length`, drawn evenly from all places inside it."""
     return (u * (length - side + 1)).floor() + (side - 1) / 2
 
 

@@ -1,4 +1,4 @@
-"""Trained detectors: put together, saved to one file, loaded, and applied to image files.
+"""Trained detectors: assemble them, save them to one file, load them, and apply them to image files.
 
     detector = own.train("photos/good")                                      # PatchCore's memory bank
     detectors.save(detector, "detector.pt")
@@ -8,9 +8,9 @@
 
     detector = detectors.assemble("two_stage", settings, {"encoder": encoder, ...}, image_size=32, channels=1)
 
-The last is what a paper's notebook does. A detector is the class `Detector` of the paper's module, a network that takes
+A paper's notebook makes the last call. A detector is the class `Detector` of the paper's module, a network that takes
 bytes (N, channels, image_size, image_size) and gives scores (N,) and anomaly maps (N, h, w). `detector.about` holds
-paper, method, settings, image_size, channels, resample, what was said of its training; white, if it takes 16-bit images
+paper, method, settings, image_size, channels, resample, facts about its training; white, if it takes 16-bit images
 (`pictures.white`); after `calibrate` also threshold, pixel_threshold, quantile, n_normal and map_range.
 """
 
@@ -43,11 +43,11 @@ def assemble(
     resample: str = "antialias",
     **more: object,
 ) -> nn.Module:
-    """A paper's `Detector` of plain `settings`, filled with what was trained, in evaluation mode, on its device.
+    """A paper's `Detector` with plain `settings` and its trained parts, in evaluation mode, on their device.
 
-    settings: keyword arguments of adlib.<paper>.Detector; "backbone", where there is one, by its name. trained: name
-    within the detector -> module or tensor, together all of it. image_size, channels, resample: of the images that it
-    takes. more: other plain values to keep. Raises ValueError where `trained` lacks a part or does not fit.
+    settings: keyword arguments of adlib.<paper>.Detector; a "backbone" by its name. trained: name within the detector
+    -> module or tensor, together complete. image_size, channels, resample: of its input images. more: other plain
+    values to keep. Raises ValueError if `trained` lacks a part or does not fit.
     """
     state = {}
     for name, part in trained.items():
@@ -79,7 +79,7 @@ def _filled(about, state, device):
 
 
 def save(detector: nn.Module, path: str | Path | None) -> None:
-    """Write a detector to a file, whole or not at all; `path` None, as in a notebook read by hand: nowhere."""
+    """Write a detector to a file, completely or not at all; `path` None, as in a notebook read by hand: do nothing."""
     if path is None:
         return
     temporary = Path(f"{path}.tmp")
@@ -87,7 +87,7 @@ def save(detector: nn.Module, path: str | Path | None) -> None:
         with open(temporary, "wb") as file:
             torch.save({"format": FORMAT, "about": detector.about, "state": detector.state_dict()}, file)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch's own says no name, nor why
+    except (OSError, RuntimeError) as error:  # torch's own error has no name and no reason
         raise OSError(f"{path} could not be written ({error}): is there room, and the right to write?") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -120,9 +120,9 @@ def apply(detector: nn.Module, images: Tensor, batch: int = machine.SCORING_BATC
 
 
 def fit(about: dict, image: Tensor, name: object = "the image") -> Tensor:
-    """An image, uint8 (1 or 3, H, W), at the detector's size, its aspect not kept: (channels, S, S).
+    """An image, uint8 (1 or 3, H, W), at the detector's size, without keeping its aspect: (channels, S, S).
 
-    Raises ValueError for one in color where the detector knows grey ones.
+    Raises ValueError for a color image if the detector was trained on grey ones.
     """
     if len(image) > about["channels"]:
         raise ValueError(f"{pictures.shown(name)} is in color, and the detector was trained on grey images")
@@ -131,7 +131,7 @@ def fit(about: dict, image: Tensor, name: object = "the image") -> Tensor:
 
 
 def read(about: dict, path: str | Path) -> Tensor:
-    """One image file as the detector wants it: see `pictures.read` and `fit`."""
+    """One image file as the detector takes it: see `pictures.read` and `fit`."""
     return fit(about, pictures.read(path, None, about.get("white")), path)
 
 
@@ -140,7 +140,7 @@ def judge(
 ) -> Iterator[tuple[Path, float, Tensor]]:
     """Yield (path, score, anomaly map (h, w)) of image files, in order, reading a few at a time, with a bar.
 
-    failed: a list for sentences on files that cannot be read, which are left out; None: the first such raises.
+    failed: a list that gets a sentence for each file that cannot be read and is skipped; None: the first one raises.
     """
     for index, _, value, found in _judged(detector, paths, batch, failed):
         yield paths[index], value, found
@@ -151,9 +151,9 @@ def score(
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Scores float32 (N,) of images of any size, and anomaly maps, one for each image, of its own size (H, W).
 
-    images: paths of files and folders, one or many; or arrays (H, W) or (H, W, 3), and whatever else
-    `pictures.from_array` takes: one, a sequence of them, an array (N, H, W) or (N, H, W, 3), a tensor (N, C, H, W).
-    Raises ValueError and FileNotFoundError, naming what is wrong.
+    images: one or more paths of files and folders; or arrays (H, W), (H, W, 3) and others that `pictures.from_array`
+    takes: one array, a sequence, an array (N, H, W) or (N, H, W, 3), a tensor (N, C, H, W). Raises ValueError and
+    FileNotFoundError, naming what is wrong.
     """
     if isinstance(images, (str, Path)):
         images = [images]
@@ -169,7 +169,7 @@ def score(
 
 
 def _judged(detector, images, batch, failed):
-    """Yield (index, (H, W), score, map) of paths and arrays; failed: as of `judge`."""
+    """Yield (index, (H, W), score, map) of paths and arrays; failed: as in `judge`."""
     about, several = detector.about, []
     with machine.progress(len(images), "scoring") as bar:
         for start in range(0, len(images), batch):
@@ -203,8 +203,8 @@ def resize_map(anomaly_map: Tensor, size: Sequence[int]) -> Tensor:
 def calibrate(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:
     """Set the threshold from `scores` (N,) and `maps` (N, h, w) of normal images that the training did not see.
 
-    It is the least of these scores that at least the share `quantile` of them does not exceed; a higher score counts as
-    anomalous. pixel_threshold, for pictures: the same of the largest values of the maps. map_range: from the median
+    It is the smallest of these scores that at least the share `quantile` of them does not exceed; a higher score counts
+    as anomalous. pixel_threshold, for pictures: the same for the largest values of the maps. map_range: from the median
     pixel of the normal maps to their largest. Raises ValueError without scores and for a quantile outside (0, 1].
     """
     if not len(scores) or not 0 < quantile <= 1:

@@ -6,7 +6,7 @@
     anomaly_map = feature_ae.anomaly_map(maps, size=256)              # eq. (9), (10)
     s = feature_ae.score(anomaly_map)                                 # eq. (11), high = anomalous
 
-Features are what `backbones` gives, maps (N, c_k, h_k, w_k) from the finest level, 1, each twice as large as the next.
+Features come from `backbones`: maps (N, c_k, h_k, w_k) from the finest level, 1, each twice as large as the next.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ SLOPE = 0.1  # of LeakyReLU
 
 
 def block(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
-    """Convolution, batch norm, LeakyReLU. No bias: batch norm takes it away."""
+    """Convolution, batch norm, LeakyReLU. No bias, because batch norm removes it."""
     convolution = nn.Conv2d(in_channels, channels, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(convolution, nn.BatchNorm2d(channels), nn.LeakyReLU(SLOPE))
 
@@ -31,9 +31,9 @@ def block(in_channels: int, channels: int, kernel: int) -> nn.Sequential:
 class Decoder(nn.Module):
     """Rebuilds the features of all levels from those of the deepest: (N, c_K, h, w) -> [f_dec^1, ..., f_dec^K].
 
-    Per level three blocks, 1x1, 3x3 and 1x1, of `width` times the level's channels, then a 1x1 convolution to f_dec^k
-    (eq. 3); f_dec^k, upsampled to the nearest neighbour (eq. 4), feeds the next finer level. Here the upsampling comes
-    behind the first block, which treats every location alike: the same result at a quarter of the cost.
+    Each level has three blocks, 1x1, 3x3 and 1x1, of `width` times its channels, then a 1x1 convolution to f_dec^k (eq.
+    3); f_dec^k, upsampled by nearest neighbour (eq. 4), feeds the next finer level. Here the upsampling follows the
+    first block, which treats every location alike: the same result at a quarter of the cost.
     """
 
     def __init__(self, channels: Sequence[int], width: float = 1.0):
@@ -61,23 +61,23 @@ class Decoder(nn.Module):
 
 
 def build(channels: Sequence[int] = (64, 128, 256), width: float = 1.0) -> Decoder:
-    """The decoder for an encoder whose K levels have so many channels, finest first."""
+    """The decoder for an encoder whose K levels have these `channels`, finest first."""
     return Decoder(list(channels), width)
 
 
 def residuals(encoded: Sequence[Tensor], decoded: Sequence[Tensor], norm: str = "location") -> list[Tensor]:
     """Eq. (5), (6): phi_k at each location, summed over channels, of every level: [(N, h_k, w_k), ...].
 
-    Half the squared distance of the two feature vectors, each divided by its L2 norm over channels: that is 1 minus
-    their scalar product, which with its gradient is computed many times faster. Where a vector is zero, which (6)
-    leaves undefined, phi_k is 1. norm "map" divides by the root mean square over the locations of the map in place of
-    each location's own norm, so that the mean of phi_k is 1 minus the cosine of the whole maps: (6) can be read so too,
-    but for a factor h_k w_k. Raises ValueError for another norm.
+    Half the squared distance of the two feature vectors, each divided by its L2 norm over channels: this is 1 minus
+    their scalar product, which is many times faster, with its gradient too. If a vector is zero, which (6) leaves
+    undefined, phi_k is 1. norm "map" divides by the root mean square over the locations of the map instead of each
+    location's own norm, so that the mean of phi_k is 1 minus the cosine of the whole maps: (6) can also be read so,
+    except for a factor h_k w_k. Raises ValueError for another norm.
     """
     machine.check_choice("norm", norm, ("location", "map"))
     maps = []
     for e, d in zip(encoded, decoded, strict=True):
-        e, d = e.permute(0, 2, 3, 1), d.permute(0, 2, 3, 1)  # channels last, as they lie in memory
+        e, d = e.permute(0, 2, 3, 1), d.permute(0, 2, 3, 1)  # channels last, as in memory
         squares = [torch.linalg.vecdot(f, f) for f in (e, d)]
         means = [s.mean((1, 2), keepdim=True) if norm == "map" else s for s in squares]
         phi = 1 - torch.linalg.vecdot(e, d) * (means[0] * means[1]).clamp_min(1e-30).rsqrt()
@@ -95,8 +95,8 @@ def loss(maps: Sequence[Tensor]) -> Tensor:
 def anomaly_map(maps: Sequence[Tensor], size: int, sigma: float = 4.0, weighted: bool = False) -> Tensor:
     """Eq. (9), (10): the residual maps resized to size x size, summed, and blurred: (N, size, size).
 
-    maps: of `residuals`, any levels of them. sigma: of the Gaussian in pixels of the result; 0: none. weighted: level k
-    is divided by h_k * w_k, as (9) is printed: four times the weight of the next finer one; else the sum is plain.
+    maps: any levels of `residuals`. sigma: of the Gaussian in pixels of the result; 0: no blur. weighted: level k is
+    divided by h_k * w_k, as printed in (9): four times the weight of the next finer level; else the sum is plain.
     """
     total = 0
     for phi in maps:
@@ -108,7 +108,7 @@ def anomaly_map(maps: Sequence[Tensor], size: int, sigma: float = 4.0, weighted:
 class Detector(nn.Module):
     """The method as one network: bytes (N, 1 or 3, size, size) -> scores (N,) and anomaly maps (N, size, size).
 
-    backbone: a `backbones.Backbone`, whose levels have so many channels.
+    backbone: a `backbones.Backbone`; channels: those of its levels.
     """
 
     def __init__(

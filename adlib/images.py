@@ -10,8 +10,8 @@ from torch import Tensor
 def resize(images: Tensor, size: int, resample: str = "antialias") -> Tensor:
     """uint8 (N, C, H, W) -> (N, C, size, size), plainly: the aspect is not kept, nothing is cropped.
 
-    `resample` "antialias" averages over what a new pixel covers, "bilinear" takes the four nearest old pixels;
-    enlarged, both are the same. Computed in float32, rounded.
+    `resample` "antialias" averages over the area that a new pixel covers, "bilinear" takes the four nearest old pixels;
+    for enlarging, both are the same. Computed in float32, rounded.
     """
     if images.shape[-2:] == (size, size):
         return images
@@ -50,8 +50,8 @@ def rotations(x: Tensor) -> tuple[Tensor, Tensor]:
 def shift(x: Tensor, offsets: Tensor, reach: int, mode: str = "reflect", value: float = 0.0) -> Tensor:
     """Each image moved by a whole number of pixels along either axis, at most `reach`.
 
-    x: (N, C, H, W); offsets: int64 (2, N) on its device, row and column, in 0..2 * reach, at which an image's window
-    begins in the image padded by `reach` pixels. mode: what comes in, as in `F.pad`; "constant": `value`.
+    x: (N, C, H, W); offsets: int64 (2, N) on its device, row and column, in 0..2 * reach, where an image's window
+    begins in the image padded by `reach` pixels. mode: the padding, as in `F.pad`; "constant": `value`.
     """
     n, _, height, width = x.shape
     padded = F.pad(x, [reach] * 4, mode, **({"value": value} if mode == "constant" else {}))
@@ -63,7 +63,7 @@ def shift(x: Tensor, offsets: Tensor, reach: int, mode: str = "reflect", value: 
 
 
 def rotate(x: Tensor, clockwise: Tensor) -> Tensor:
-    """x (N, C, H, W) float, each turned clockwise by so many degrees (N,), bilinear; what comes in repeats its edge."""
+    """x (N, C, H, W) float, each turned by `clockwise` degrees (N,), bilinear; new pixels repeat its edge."""
     _, _, height, width = x.shape
     centre = ((width - 1) / 2, (height - 1) / 2)
     grid = _turned_grid((height, width), clockwise.to(x.dtype), centre, (height, width))
@@ -71,18 +71,18 @@ def rotate(x: Tensor, clockwise: Tensor) -> Tensor:
 
 
 def random_rotation(x: Tensor, low: float, high: float, generator: torch.Generator) -> Tensor:
-    """`rotate` by an angle of its own from U(low, high) degrees; `generator` is on x's device."""
+    """`rotate` each image by its own angle from U(low, high) degrees; `generator` is on x's device."""
     return rotate(x, low + (high - low) * torch.rand(len(x), generator=generator, device=x.device))
 
 
 def random_rotated_crops(
     images: Tensor, index: Tensor, size: int, low: float, high: float, generator: torch.Generator
 ) -> Tensor:
-    """A square of `size` px out of each of images[index], turned: float (N, C, size, size) in the images' own scale.
+    """A turned square of `size` px from each of images[index]: float (N, C, size, size) in the images' own scale.
 
     images: (M, C, H, W), bytes or floats; index: int64 (N,), on the same device. The image is turned by an angle from
-    U(low, high), degrees clockwise (bilinear), and the crop's place drawn evenly from those that see nothing from
-    beyond the image. `generator` is on that device too. Raises ValueError where the images are too small for that.
+    U(low, high), degrees clockwise (bilinear). The crop's place is drawn evenly from all places that see nothing
+    outside the image. `generator` is on that device too. Raises ValueError if the images are too small for that.
     """
     height, width = images.shape[2:]
     diagonals = [angle for angle in range(-315, 360, 90) if low <= angle <= high]  # where a square reaches farthest
@@ -93,7 +93,7 @@ def random_rotated_crops(
     u = torch.rand(3, len(index), generator=generator, device=images.device)
     clockwise = low + (high - low) * u[0]
     least = _reach(clockwise.deg2rad(), size, torch)
-    # Only the window that a crop can see is gathered: of 512 px, for 64 px, one pixel in thirty.
+    # Gather only the window that a crop can see: for 64 px out of 512 px, one pixel in thirty.
     windows, centre = [], []
     for drawn, length in ((u[1], width), (u[2], height)):
         side = min(math.ceil((size - 1) * math.sqrt(2)) + 2, length)
@@ -104,7 +104,7 @@ def random_rotated_crops(
     columns, rows = windows
     window = images[index[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).float()
     grid = _turned_grid((size, size), clockwise, centre, window.shape[2:])
-    # zeros, so that a crop which left its image would show
+    # zeros, so that a crop which leaves its image would be visible
     return F.grid_sample(window, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
 
 
@@ -155,7 +155,7 @@ def gaussian_blur(x: Tensor, sigma: float, truncate: float = 4.0) -> Tensor:
     """Each image blurred by a Gaussian of `sigma` pixels, cut off at `truncate` sigmas; edges are mirrored.
 
     x: (N, C, H, W) float. The same as `scipy.ndimage.gaussian_filter` of each channel with its defaults, for images of
-    any size, also smaller than the window: the blur of a row with its mirrored edges is one small matrix.
+    any size, even smaller than the window: the blur of a row with its mirrored edges is one small matrix.
     """
     radius = int(truncate * sigma + 0.5)
     window = gaussian_window(2 * radius + 1, sigma, x.device)
@@ -175,14 +175,14 @@ def ssim_map(
     """SSIM at each position where the window fits, averaged over channels (Wang et al. 2004, eq. 13).
 
     x, y: (N, C, H, W) float, both spanning `data_range`. Returns (N, H - window_size + 1, W - window_size + 1) in
-    [-1, 1]; its mean over positions is what pytorch-msssim's `ssim` gives, which has no map. full: at every position,
-    (N, H, W), the images mirrored at their edges (scikit-image's full map); window_size must then be odd.
+    [-1, 1]; its mean over positions equals pytorch-msssim's `ssim`, which has no map. full: at every position, (N, H,
+    W), with images mirrored at their edges (scikit-image's full map); window_size must then be odd.
     """
     if full:
         blur = lambda image: gaussian_blur(image, sigma, (window_size // 2) / sigma)  # noqa: E731
     else:
         window = gaussian_window(window_size, sigma, x.device).to(x.dtype)
-        # (n, n - window_size + 1): the window at each place; by such matrices the gradient is far faster on a CPU
+        # (n, n - window_size + 1): the window at each place; with such matrices the gradient is far faster on a CPU
         places = [F.conv1d(torch.eye(n).to(window)[:, None], window[None, None])[:, 0] for n in x.shape[2:]]
         blur = lambda image: places[0].T @ image @ places[1]  # noqa: E731
     mean_x, mean_y = blur(x), blur(y)

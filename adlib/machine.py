@@ -1,4 +1,4 @@
-"""What every notebook asks of the machine: which device, one seed for everything, how long, how much memory."""
+"""What every notebook needs from the machine: the device, one seed for everything, times and memory."""
 
 import contextlib
 import hashlib
@@ -52,13 +52,13 @@ def says_yes(name: str) -> bool:
 
 
 def check_choice(name: str, value: object, choices: Iterable[str]) -> None:
-    """ValueError, with what there is to choose from, unless `value` is one of the choices."""
+    """ValueError, with the list of choices, unless `value` is one of them."""
     if value not in choices:
         raise ValueError(f"unknown {name} {value!r}: choose {', '.join(choices)}")
 
 
 def check_counts(**counts: object) -> None:
-    """ValueError unless each of these is a whole number from 1, or a list that is not empty: epochs, batch, methods."""
+    """ValueError unless each value (epochs, batch, methods) is a whole number from 1, or a list that is not empty."""
     for name, value in counts.items():
         if isinstance(value, (list, tuple, dict)) and value:
             continue
@@ -67,7 +67,7 @@ def check_counts(**counts: object) -> None:
 
 
 def batches(order: Tensor, size: int) -> list[Tensor]:
-    """`order` split into batches; a last batch of one image, for which batch norm has no variance, joins another."""
+    """`order` split into batches; a last batch of a single image, too few for batch norm, joins another."""
     parts = list(order.split(size))
     if size > 1 and len(parts) > 1 and len(parts[-1]) == 1:
         parts[-2:] = [torch.cat(parts[-2:])]
@@ -75,7 +75,7 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
 
 
 def progress(total: int, what: str, unit: str = "images") -> "tqdm":
-    """A bar on stderr for a `with` block, which shows after five seconds: its `update(n)` counts."""
+    """A bar on stderr for a `with` block, shown after five seconds; its `update(n)` counts."""
     from tqdm import tqdm
 
     interval = 0.2 if sys.stderr.isatty() else 2.0  # a notebook's page, or a file
@@ -98,14 +98,14 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
 
 
 def name(device: torch.device) -> str:
-    """The device as result rows name it: the GPU's name, or "cpu (2 threads)"."""
+    """The device's name in result rows: the GPU's name, or "cpu (2 threads)"."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({torch.get_num_threads()} threads)" if device.type == "cpu" else device.type
 
 
 def synchronize(device: torch.device) -> None:
-    """Waits for the device, so that a clock read next tells the truth."""
+    """Waits for the device, so that a clock read next is right."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":
@@ -113,7 +113,7 @@ def synchronize(device: torch.device) -> None:
 
 
 class Stopwatch:
-    """Seconds spent in its `with` block, in `.seconds`, the device's pending work included."""
+    """`.seconds` is the time spent in its `with` block, including the device's pending work."""
 
     def __init__(self, device: torch.device):
         self.device, self.seconds = device, 0.0
@@ -129,7 +129,7 @@ class Stopwatch:
 
 
 def ms_per_image(score: Callable[[Tensor], object], images: Tensor, batches: int = 4) -> float:
-    """Milliseconds an image of (N, ...) that `score` takes in batches of 64 (or one of all), after one to warm up."""
+    """Milliseconds per image of (N, ...) that `score` takes in batches of 64 (or one of all), after a warm-up."""
     parts = images.split(SCORING_BATCH)[: batches + 1]
     timed = [part for part in parts if len(part) == len(parts[0])][:batches]
     score(parts[0])
@@ -148,10 +148,10 @@ def peak_memory_mb(device: torch.device) -> float:
 
 
 def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object:
-    """What `torch.save` wrote to a file: plain tensors and values. ValueError names a file that is none, or more."""
+    """The plain tensors and values that `torch.save` wrote to a file. ValueError names any other file."""
     try:
         return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # of whatever is no such file it raises many kinds, IndexError among them
+    except Exception as error:  # other files raise many kinds of errors, IndexError among them
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if "weights_only" in str(error) or "Weights only" in str(error):  # with advice to read it without that
             reason = "it holds more than tensors and plain values, or is damaged"
@@ -159,7 +159,7 @@ def read_tensors(path: Path | str, device: torch.device | str = "cpu") -> object
 
 
 def pack(run: dict, state: dict) -> bytes:
-    """A checkpoint: a checksum, then `run`, what is trained, and `state`, how far; dicts of tensors, numbers, text."""
+    """A checkpoint: a checksum, then dicts of tensors, numbers, text: `run`, what is trained, and `state`, how far."""
     file = io.BytesIO()
     torch.save({"run": run, "state": state}, file)
     return hashlib.sha256(file.getvalue()).digest() + file.getvalue()

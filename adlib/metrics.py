@@ -1,6 +1,6 @@
-"""How well scores tell anomalous images from normal ones. Scores are high for anomalous images, ties count one half.
+"""How well scores separate anomalous and normal images. Scores are high for anomalous images, ties count one half.
 
-NumPy arrays, torch tensors (on any device) and plain lists are taken alike. Everything sorts once.
+All functions take NumPy arrays, torch tensors (on any device) and plain lists, and sort once.
 """
 
 import math
@@ -10,7 +10,7 @@ from numpy.typing import ArrayLike
 
 
 def _arrays(scores, labels, names, axes):
-    """Both as NumPy arrays, the labels as bool, or a ValueError that says, by its name, which of the two is wrong."""
+    """Both as NumPy arrays, the labels as bool, or a ValueError that names the wrong one."""
     scores, labels = (np.asarray(_on_cpu(values)) for values in (scores, labels))
     if scores.ndim != len(axes) or labels.shape != scores.shape:
         wanted = str(axes).replace("'", "")
@@ -26,7 +26,7 @@ def _arrays(scores, labels, names, axes):
 
 
 def _on_cpu(values):
-    """A tensor on the CPU, half precision as float32, for NumPy has no bfloat16; order and ties stay as they are."""
+    """A tensor on the CPU, half precision as float32, because NumPy has no bfloat16; order and ties do not change."""
     if not hasattr(values, "detach"):
         return values
     values = values.detach().cpu()
@@ -56,7 +56,7 @@ def auroc(scores: ArrayLike, is_anomalous: ArrayLike) -> float:
     """Area under the ROC curve in [0, 1]: the share of (normal, anomalous) pairs in right order, ties one half.
 
     scores: real, (N,), high = anomalous. is_anomalous: bool (or 0 and 1), (N,). Raises ValueError for shapes that
-    differ, scores that are not finite, and where the normal or the anomalous images are absent (then it is undefined).
+    differ, scores that are not finite, and if there are no normal or no anomalous images (then it is undefined).
     """
     normal, anomalous = _counts(scores, is_anomalous)
     # whole numbers until the last division: no rounding, so that the order of the images cannot change the result
@@ -84,11 +84,11 @@ def localisation(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> dic
     """Pixel AUROC and AUPRO from one sort: {"pixel_auroc": float, "aupro": float}, both in [0, 1].
 
     maps: real (N, H, W), high = anomalous. masks: bool (or 0 and 1) (N, H, W), True where a pixel is defective. AUPRO
-    is MVTec's: for every threshold the mean over connected regions (8-connected, all of the same weight) of the share
-    of the region at or above it, against the share of all defect-free pixels, those of good images included, at or
-    above it; the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives 1, a constant one
-    max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are not boolean, no
-    defective or no defect-free pixel, and a max_fpr that is not in (0, 1].
+    is MVTec's. Its curve is, for every threshold, the mean over connected regions (8-connected, all of the same weight)
+    of a region's share at or above it, against the share of all defect-free pixels, also of good images, at or above
+    it. AUPRO is the area up to `max_fpr`, interpolated there, divided by `max_fpr`. A perfect map gives 1, a constant
+    one max_fpr / 2. Raises ValueError for shapes that differ, values that are not finite, masks that are not boolean,
+    no defective or no defect-free pixel, and a max_fpr that is not in (0, 1].
     """
     from scipy import ndimage  # only jobs with masks need it
 
@@ -100,15 +100,15 @@ def localisation(maps: ArrayLike, masks: ArrayLike, max_fpr: float = 0.3) -> dic
         raise ValueError(f"no {absent} pixel in the masks: the metrics are undefined")
 
     # Both curves are weighted means of curves of one defective pixel each: 0 while the threshold is above its score, 1
-    # when it is below, in between a straight line over the defect-free pixels that tie with it. So two counts for each,
-    # of the defect-free pixels above it and of those not below it, say everything.
+    # when it is below, and in between a straight line over the defect-free pixels that tie with it. So two counts for
+    # each are enough: the defect-free pixels above it and the defect-free pixels not below it.
     normal, scores = np.sort(maps[~masks]), maps[masks]
     above = len(normal) - np.searchsorted(normal, scores, side="right")
     not_below = len(normal) - np.searchsorted(normal, scores, side="left")
     # whole numbers until the division, as in `auroc`
     pixel_auroc = (2 * len(normal) - above - not_below).sum() / (2 * len(normal) * len(scores))
 
-    # The line starts at the FPR `start` and ends at `end`, or is cut at max_fpr, when it has come to the height `top`.
+    # The line starts at the FPR `start` and ends at `end`, or is cut at max_fpr, at the height `top`.
     start, end = np.minimum(above / len(normal), max_fpr), not_below / len(normal)
     stop = np.minimum(end, max_fpr)
     top = np.divide(stop - start, end - start, out=np.ones_like(start), where=end > start)

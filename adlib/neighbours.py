@@ -9,8 +9,8 @@ from torch import Tensor
 def squared_distances(a: Tensor, b: Tensor) -> Tensor:
     """Squared Euclidean distances of all pairs: (N, D), (M, D) -> (N, M), never below 0.
 
-    |a|^2 + |b|^2 - 2ab is one matrix product, but it cancels where a and b nearly coincide: good for ranking
-    candidates, to be computed again for distances that matter.
+    |a|^2 + |b|^2 - 2ab is one matrix product, but digits cancel if a and b nearly coincide: use it to rank candidates,
+    and compute again the distances that matter.
     """
     return torch.addmm(a.square().sum(1)[:, None] + b.square().sum(1), a, b.T, alpha=-2).clamp_(min=0)
 
@@ -33,7 +33,7 @@ def nearest(
     products = queries.new_empty(min(chunk, len(queries)), len(bank))
     distances, indices = queries.new_empty(len(queries), k), queries.new_empty(len(queries), k, dtype=torch.int64)
     for part, distance, index in zip(*(x.split(chunk) for x in (queries, distances, indices)), strict=True):
-        ranks = products[: len(part)]  # |b|^2 - 2ab, from the middle of the bank, where few digits cancel
+        ranks = products[: len(part)]  # |b|^2 - 2ab, from the middle of the bank, so that few digits cancel
         torch.addmm(norms, part - middle, bank.T, alpha=-2, out=ranks)
         rows = ranks.min(1, keepdim=True).indices if k == 1 else ranks.topk(k, largest=False).indices  # min is faster
         exact, order = torch.linalg.vector_norm(bank[rows].sub_(part[:, None]), dim=2).sort(1)
@@ -46,8 +46,8 @@ def nearest(
 def project(vectors: Tensor, dims: int | None, generator: torch.Generator, megabytes: float = 64) -> Tensor:
     """A random Gaussian projection, which nearly keeps distances (Johnson, Lindenstrauss 1984): (N, D) -> (N, dims).
 
-    With dims None or dims >= D: the vectors themselves. Projected is the difference to the first vector, which keeps
-    its digits far from the origin. Raises ValueError for vectors that are not floating.
+    With dims None or dims >= D: the vectors themselves. The difference from the first vector is projected, which keeps
+    digits far from the origin. Raises ValueError for vectors that are not floating.
     """
     if not vectors.is_floating_point():
         raise ValueError(f"vectors of {vectors.dtype} cannot be projected: make them float32")
@@ -73,9 +73,9 @@ def coreset(
 ) -> Tensor:
     """Greedy k-center selection: each pick is the vector that is farthest from all picks before it.
 
-    vectors (N, D), floating; what is compared is `project(vectors, dims, generator)`, in float64 (on MPS in float32).
-    The first pick is `start`, or drawn. Of vectors equally far the first is picked; none is picked twice, also where
-    all that are left repeat picks. progress: called with the number of picks now and then. Returns indices int64 (n,),
+    vectors (N, D), floating; `project(vectors, dims, generator)` is compared, in float64 (on MPS in float32). The first
+    pick is `start`, or drawn. Among equally far vectors the first is picked; none is picked twice, even if all
+    remaining vectors repeat picks. progress: called now and then with the number of picks. Returns indices int64 (n,),
     in the order of the picks. Memory: the projected vectors, the picks, some 50 bytes a vector, and `megabytes`. Raises
     ValueError for n < 1 or n > N, a start outside the vectors, and vectors that are not finite.
     """
@@ -88,13 +88,13 @@ def coreset(
     if not points.mean().isfinite():
         raise ValueError("some vectors are not finite")
     start = torch.randint(count, (), generator=generator, device=generator.device) if start is None else start
-    exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has none
+    exact = torch.float32 if device.type == "mps" else torch.float64  # MPS has no float64
     rows = min(2048, _rows(megabytes, 8 * (n + 3 * points.shape[1])))  # more do not fit into a processor's cache
 
-    # The distance to the nearest pick only falls, so what it was for the first seen[i] picks bounds it from above, and
-    # most vectors need not be compared with most picks. Those of the largest bounds are brought up to date by matrix
-    # products with all the picks they have not seen, again and again until the `rows` largest bounds are distances;
-    # then picks are made among these few for as long as none of the others can be farther.
+    # The distance to the nearest pick only falls, so its value for the first seen[i] picks is an upper bound, and most
+    # vectors need not be compared with most picks. The vectors with the largest bounds are updated by matrix products
+    # with all picks that they have not seen, again and again until the `rows` largest bounds are distances; then picks
+    # are made among these few, as long as no other vector can be farther.
     bounds = torch.full((count,), torch.inf, dtype=exact, device=device)  # -1: picked
     seen = torch.zeros(count, dtype=torch.int32, device=device)
     picks, norms = torch.empty(n, dtype=torch.int64, device=device), torch.empty(n, dtype=exact, device=device)
@@ -122,7 +122,7 @@ def coreset(
         largest = bounds.topk(min(8 * rows, count)).values
         floor = largest[:rows][-1].clamp(min=torch.finfo(exact).tiny)
         chosen = (bounds >= floor).nonzero().flatten()
-        if len(chosen) == 0:  # all that are left repeat picks
+        if len(chosen) == 0:  # all remaining vectors repeat picks
             picks[done:], done = (bounds >= 0).nonzero().flatten()[: n - done], n
         elif (seen[chosen] < done).any():
             refresh(((bounds >= largest[-1]) & (bounds > 0) & (seen < done)).nonzero().flatten())
@@ -139,7 +139,7 @@ def coreset(
 def _farthest(points, distances, floor, most):
     """Indices of up to `most` greedy picks among points (m, D), as long as the farthest is not nearer than `floor`.
 
-    distances (m,), to the nearest pick before, change in place. On a GPU the host waits once in 16 picks.
+    distances (m,), to the nearest earlier pick, change in place. On a GPU the host waits once per 16 picks.
     """
     difference, new = torch.empty_like(points), torch.empty_like(distances)
     order, heights = distances.new_empty(most, dtype=torch.int64), distances.new_empty(most)

@@ -1,4 +1,4 @@
-"""A judged image as a picture: its anomaly map in color, what exceeds the pixel threshold outlined, score and verdict.
+"""A picture of a judged image: its anomaly map in color, an outline at the pixel threshold, score and verdict.
 
 overlays.write(detector, "photo.jpg", anomaly_map, score, "pictures/photo.overlay.png")
 """
@@ -21,13 +21,13 @@ CONTOUR, GREY = (0, 229, 255), (70, 70, 70)
 def write(
     detector: nn.Module, path: str | Path, anomaly_map: Tensor, score: float, target: str | Path, longest: int = 640
 ) -> None:
-    """Write the image file `path`, at most `longest` px long, as `draw` draws it, as a PNG."""
+    """Draw the image file `path` with `draw`, at most `longest` px long, and write it as a PNG."""
     Path(target).parent.mkdir(parents=True, exist_ok=True)
     draw(detector, pictures.read(path, None, detector.about.get("white")), anomaly_map, score, longest).save(target)
 
 
 def name(number: int, path: Path) -> str:
-    """A file's name for the overlay of an image: numbered, for two folders may hold files of one name."""
+    """The file name for an image's overlay: numbered, because two folders may hold files of one name."""
     stem = pictures.shown(path.stem).encode()[:100].decode(errors="ignore")
     return f"{number:05d}-{stem}{pictures.OVERLAY}"
 
@@ -35,8 +35,8 @@ def name(number: int, path: Path) -> str:
 def draw(detector: nn.Module, image: Tensor, anomaly_map: Tensor, score: float, longest: int = 640) -> Image.Image:
     """An image, uint8 (1 or 3, H, W), with its anomaly map (h, w) in color, score, verdict and one color bar.
 
-    The colors have the range that `calibrate` found in normal images, where it was called, else that of this map; the
-    outline is where the map exceeds the pixel threshold.
+    The colors have the range that `calibrate` found in normal images, if it was called, else that of this map; the
+    outline shows where the map exceeds the pixel threshold.
     """
     about = detector.about
     scale = min(longest, max(SMALLEST, *image.shape[1:])) / max(image.shape[1:])
@@ -68,7 +68,7 @@ def draw(detector: nn.Module, image: Tensor, anomaly_map: Tensor, score: float, 
     shades = plots.overlay(np.full((1, *ramp.shape), 127, np.uint8), ramp)
     page.paste(Image.fromarray(((shades[0].transpose(1, 2, 0) + 1) * 127.5).astype(np.uint8)), (width + 8, top))
     marks = {} if limit is None or not low <= limit <= high else {limit: CONTOUR}
-    near = 12 / length * (high - low)  # where two numbers would cover each other, the threshold's stays
+    near = 12 / length * (high - low)  # if two numbers would overlap, the threshold's stays
     marks |= {end: GREY for end in (high, low) if all(abs(end - value) > near for value in [*marks])}
     for value, shade in marks.items():
         y = top + round((length - 1) * (1 - (value - low) / max(high - low, 1e-12)))

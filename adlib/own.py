@@ -12,7 +12,7 @@ from adlib.images import resize, to_float
 
 
 METHODS = ("patchcore",)  # that `train` knows
-LEAST_VECTORS = 1000  # of a memory bank, where there are so many: our guess, for a few images
+LEAST_VECTORS = 1000  # in a memory bank, if there are so many: our guess, for few images
 
 
 @torch.no_grad()
@@ -29,12 +29,12 @@ def train(
     seed: int = 0,
     device: str = "auto",
 ) -> nn.Module:
-    """A detector of normal images alone, files or folders, with its threshold: PatchCore (Roth et al. 2022).
+    """A detector trained on normal images alone, files or folders, with its threshold: PatchCore (Roth et al. 2022).
 
-    Its memory bank is a coreset, the share `coreset`, of the features of an ImageNet network. weights: as
-    `backbones.load` takes them; "auto": ImageNet's, or where there are none, which is said, random ones. A share
-    `held_out` of the images is not trained on, but sets the threshold (`set_threshold`). Memory: 1.6 MB an image of
-    256 px. Raises ValueError and FileNotFoundError before anything is trained.
+    Its memory bank is a coreset, the share `coreset`, of the features of an ImageNet network. weights: as for
+    `backbones.load`; "auto": ImageNet's, or random ones, with a warning, if there are none. A share `held_out` of the
+    images is not trained on, but sets the threshold (`set_threshold`). Memory: 1.6 MB per image of 256 px. Raises
+    ValueError and FileNotFoundError before anything is trained.
     """
     if method not in METHODS:
         others = "the papers' methods are trained by notebooks/own_data.ipynb"
@@ -79,7 +79,7 @@ def train(
 
 
 def _read(files, n_training, size):
-    """uint8 (N, 3, size, size) of image files, and what is white in 16-bit ones, by the first `n_training`."""
+    """uint8 (N, 3, size, size) of image files, and the white of 16-bit ones, from the first `n_training`."""
     images, several, white = [], [], pictures.white(files[:n_training])
     if white is not None:
         pictures.say(f"16-bit grey images: 0 to {white} (the images to train on have no more) is read as 0 to 255")
@@ -92,10 +92,10 @@ def _read(files, n_training, size):
 
 
 def set_threshold(detector: nn.Module, scores: Tensor, maps: Tensor, quantile: float = 0.95) -> None:
-    """`detectors.calibrate` by every second of the held-out normal images, and the check of it by the others.
+    """`detectors.calibrate` with every second held-out normal image, and a check with the others.
 
-    scores (N,), maps (N, h, w). Notes n_checked and n_above, how many of the others lie above the threshold, and
-    expected_above, the share that should: 1 - k / (n + 1) where the threshold is the k-th of n scores.
+    scores (N,), maps (N, h, w). Notes n_checked and n_above, how many of the others are above the threshold, and
+    expected_above, the share that should be: 1 - k / (n + 1) if the threshold is the k-th of n scores.
     """
     detectors.calibrate(detector, scores[::2], maps[::2], quantile)
     threshold, n = detector.about["threshold"], len(scores[::2])
@@ -131,9 +131,9 @@ def _backbone(name, weights):
 
 
 def hold_out(files: Sequence[Path], share: float = 0.3, seed: int = 0) -> tuple[list[Path], list[Path]]:
-    """(to train on, held out) of normal images: of these a share, drawn by `seed`, at least 2.
+    """(images to train on, images held out); the latter are a share of all, drawn by `seed`, at least 2.
 
-    Raises ValueError for another share, and where fewer than 2 are left to train on.
+    Raises ValueError for an invalid share, and if fewer than 2 are left to train on.
     """
     if isinstance(share, bool) or not isinstance(share, (int, float)) or not 0 < share < 1:
         raise ValueError(f"held_out is {share!r}: it is a share of the normal images, above 0 and below 1")

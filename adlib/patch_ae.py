@@ -11,7 +11,7 @@
     s = patch_ae.reweighted(R, distances, indices, bank)                    # as PatchCore's paper has it
     anomaly_map = patch_ae.anomaly_map(distances, size=256)
 
-Images are float in [-1, 1], their sides multiples of 8 px, the stride of layer2, whose grid R has; see `backbones`.
+Images are float in [-1, 1]. Their sides are multiples of 8 px, the stride of layer2 and of R; see `backbones`.
 """
 
 import copy
@@ -27,7 +27,7 @@ from adlib.images import cut_patches, gaussian_blur, to_float
 
 PATCH = 8  # px that one vector of R rebuilds: the stride of layer2
 GREY = 127.5  # grey levels of 255 in one unit of images in [-1, 1]
-# how the 1x1 convolutions before R start: torch's default, or these weights and biases of 0
+# how the 1x1 convolutions before R are initialised: torch's default, or these weights with biases of 0
 HEADS = {"default": None, "he": nn.init.kaiming_normal_, "orthogonal": nn.init.orthogonal_}
 
 
@@ -35,8 +35,8 @@ class Encoder(nn.Module):
     """f^e: image (N, 1 or 3, H, W) in [-1, 1] -> R (N, channels, H / 8, W / 8), none of it below 0.
 
     The backbone's layer2 and layer3, the paper's conv3 and conv4, on layer2's grid, then two (1x1 convolution, ReLU)
-    that start as `head` says, one of HEADS. The backbone stays in evaluation mode: batch norm keeps its statistics
-    while its weights are trained. mean: R of PatchCore's 3x3 means, for distances; training does not take them.
+    initialised by `head`, one of HEADS. The backbone stays in evaluation mode: batch norm keeps its statistics while
+    its weights are trained. mean: R from PatchCore's 3x3 means, for distances; training does not use them.
     """
 
     def __init__(self, backbone: nn.Module, channels: int, head: str = "default"):
@@ -55,7 +55,7 @@ class Encoder(nn.Module):
 class Decoder(nn.Sequential):
     """f^d: R (N, channels, h, w) -> image (N, image_channels, 8 h, 8 w), each vector its own patch of 8 x 8 px.
 
-    1x1 convolution, ReLU (paper: "activation"), 1x1 convolution; nothing bounds the image.
+    1x1 convolution, ReLU (paper: "activation"), 1x1 convolution; the image is not bounded.
     """
 
     def __init__(self, channels: int, hidden: int = 256, image_channels: int = 3):
@@ -64,7 +64,7 @@ class Decoder(nn.Sequential):
 
 
 class ImagewiseDecoder(nn.Sequential):
-    """What the paper sets itself apart from: shaped as `Decoder`, but pixels are rebuilt from neighbours' vectors too.
+    """The kind of decoder that the paper avoids: shapes as in `Decoder`, but neighbours' vectors also rebuild a pixel.
 
     Thrice upsampled by 2 (bilinear), 3x3 convolution to hidden, hidden / 2, hidden / 4, ReLU; a last 3x3 convolution.
     """
@@ -99,11 +99,11 @@ def build(
     image_channels: int = 3,
     head: str = "default",
 ) -> PatchAE:
-    """The `PatchAE` over a copy of `backbone`, a `backbones.Backbone`, which itself stays as it is.
+    """The `PatchAE` on a copy of `backbone`, a `backbones.Backbone`, which is not changed.
 
     channels: c_3 of R; the paper says c_3 < c_1 + c_2, else ValueError; None takes half of c_1 + c_2. hidden: channels
-    within the decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights ask for
-    gradients, "in an end-to-end manner"; False leaves them frozen. head: one of HEADS, else ValueError.
+    within the decoder. imagewise: with the control `ImagewiseDecoder`. trained: the backbone's weights get gradients,
+    "in an end-to-end manner"; False freezes them. head: one of HEADS, else ValueError.
     """
     machine.check_choice("head", head, HEADS)
     full = width(backbone)
@@ -125,8 +125,8 @@ def width(backbone: nn.Module) -> int:
 def features(maps: Sequence[Tensor], mean: bool = False) -> Tensor:
     """layer2 and layer3 of a backbone's maps, concatenated on layer2's grid, layer3 upsampled (bilinear).
 
-    maps: (N, c, H / s, W / s) with s = 4, 8, 16; returns (N, c_1 + c_2, H / 8, W / 8). mean: each map is averaged over
-    3x3 before (zeros beyond the edge count), which makes PatchCore's features (Roth et al. 2022), anomalib's way.
+    maps: (N, c, H / s, W / s) with s = 4, 8, 16; returns (N, c_1 + c_2, H / 8, W / 8). mean: each map is first averaged
+    over 3x3 (zeros outside the edge count), which gives PatchCore's features (Roth et al. 2022), as in anomalib.
     amazon-science/patchcore-inspection pools the 3x3 values of all channels to 1024 dimensions per layer, then both
     layers to 1024, and squares its distances.
     """
@@ -137,8 +137,8 @@ def features(maps: Sequence[Tensor], mean: bool = False) -> Tensor:
 def patch_norm(x: Tensor, patch: int = PATCH, eps: float = 1e-6) -> Tensor:
     """norm of eq. (3): (N, C, H, W) -> the patches (N, P, C * patch^2), each with mean 0 and variance 1.
 
-    As MAE's code has it: over all values of a patch, channels together, by the unbiased variance plus eps, so that a
-    patch without any contrast becomes 0. (MAE normalises the target alone, eq. (3) what is rebuilt too.)
+    As in MAE's code: over all values of a patch, channels together, by the unbiased variance plus eps, so that a patch
+    without any contrast becomes 0. (MAE normalises the target alone, eq. (3) also the reconstruction.)
     """
     values = _patches(x, patch)
     return (values - values.mean(2, keepdim=True)) / (values.var(2, keepdim=True) + eps).sqrt()
@@ -152,14 +152,14 @@ def loss(rebuilt: Tensor, x: Tensor, alpha: float = 0.5, patch: int = PATCH) -> 
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha is {alpha}: it must lie in [0, 1]")
-    rebuilt = rebuilt.to(x.dtype)  # float32 also where autocast made it
+    rebuilt = rebuilt.to(x.dtype)  # float32, even under autocast
     contrast = torch.linalg.vector_norm(patch_norm(rebuilt, patch) - patch_norm(x, patch), dim=2)  # (N, P)
     plain = torch.linalg.vector_norm(_patches(rebuilt, patch) - _patches(x, patch), dim=2)
     return (alpha * contrast + (1 - alpha) * plain).sum(1).mean()
 
 
 def statistics(x: Tensor, alpha: float = 0.5) -> dict[str, float]:
-    """What eq. (3) meets in images x (N, C, H, W) in [-1, 1], each patch rebuilt as its mean alone.
+    """Statistics of eq. (3) for images x (N, C, H, W) in [-1, 1], if each patch is rebuilt as its mean alone.
 
     flat_patches: the share of patches whose standard deviation is below 3 grey levels; error_of_means: the mean
     absolute error of that reconstruction, in grey levels; contrast_share: the normalised term's share of its loss.
@@ -183,8 +183,8 @@ def vectors(features: Tensor) -> Tensor:
 class Detector(nn.Module):
     """The method as one network: bytes (N, 1 or 3, size, size) -> scores (N,) and anomaly maps (N, size, size).
 
-    backbone: a `backbones.Backbone`; channels: c_3 of R, or None for PatchCore's features, which nothing trains;
-    n_vectors: those of the memory bank; reweight: the score is `reweighted`; mean: of `features`, None: without R.
+    backbone: a `backbones.Backbone`; channels: c_3 of R, or None for PatchCore's features, without training; n_vectors:
+    of the memory bank; reweight: the score is `reweighted`; mean: as in `features`; None: only without R.
     """
 
     def __init__(
@@ -216,12 +216,12 @@ def score(distances: Tensor) -> Tensor:
 
 
 def reweighted(features: Tensor, distances: Tensor, indices: Tensor, bank: Tensor, k: int = 9) -> Tensor:
-    """`score`, times PatchCore's weight, its eq. (7), which "the same distance calculation" may mean: (N,).
+    """`score` times PatchCore's weight, its eq. (7), a possible meaning of "the same distance calculation": (N,).
 
     features (N, C, h, w); distances and indices, int64, of the nearest vector in bank (M, C), each (N, h, w). The
     weight is 1 - exp|m - m*| / sum_b exp|m - m_b|, where m is the vector with the largest distance, m* its nearest in
-    the bank, m_b the k vectors of the bank nearest to m*, itself among them: the farther m* is from the others, the
-    larger. k is cut to M; at k = 1, where it would be 0, there is no weight, as in anomalib. ValueError for k < 1.
+    the bank, m_b the k vectors of the bank nearest to m*, including m*. The farther m* is from the others, the larger
+    the weight. k is at most M; at k = 1 the weight would be 0 and is left out, as in anomalib. ValueError for k < 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}: at least one neighbour is needed")

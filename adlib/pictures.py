@@ -1,4 +1,4 @@
-"""Finds image files, reads them as tensors, and says which files are not read.
+"""Find image files, read them as tensors, and report files that are not read.
 
 for path in pictures.find(["photos/"]):
     image = pictures.read(path)                  # uint8 (1 or 3, H, W)
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-OVERLAY = ".overlay.png"  # so end the names of pictures drawn over images, which are no images themselves
+OVERLAY = ".overlay.png"  # the ending of pictures drawn over images; they are not read as images
 
 
 @functools.cache
 def say(text: str) -> None:
-    """A sentence on stderr, once in a process; what is not UTF-8 in a name is written as an escape."""
+    """Print a sentence on stderr, once per process; what is not UTF-8 in a name is written as an escape."""
     print(f"adlib: {shown(text)}", file=sys.stderr)
 
 
 def shown(path: str | Path) -> str:
-    """A path as text that can be printed anywhere, also where its name is not UTF-8."""
+    """A path as text that can be printed anywhere, even if its name is not UTF-8."""
     return str(path).encode("utf-8", "backslashreplace").decode()
 
 
 def list_images(folder: Path) -> Iterator[Path]:
-    """The image files in a folder and below, in no order; none where there is no folder.
+    """The image files in a folder and its subfolders, in no order; none if there is no folder.
 
-    Left out are hidden files, overlays, folders met again by links, and, with a line on stderr, files of other kinds.
+    It skips hidden files, overlays, folders met again through links and, with a line on stderr, files of other kinds.
     """
     start, others = Path(os.path.realpath(folder)), Counter()
     seen = {start}
@@ -69,10 +69,10 @@ def list_images(folder: Path) -> Iterator[Path]:
 
 
 def white(paths: Iterable[str | Path]) -> int | None:
-    """What `read` needs for 16-bit grey images: the least 2^b - 1 that no pixel of these files exceeds, b from 8.
+    """`white` of `read` for 16-bit grey images: the smallest 2^b - 1 that no pixel of these files exceeds, b from 8.
 
-    None where the first of them is no such image. So pictures of a camera of 12 bits keep their contrast, whether it
-    fills the lower or the upper bits. Raises ValueError for a file that is no image.
+    None if the first of them is no such image. So pictures of a 12-bit camera keep their contrast, whether it fills the
+    lower or the upper bits. Raises ValueError for a file that is no image.
     """
     from PIL import Image
 
@@ -119,13 +119,13 @@ def _pixels(image: "Image.Image", white: int | None) -> np.ndarray:
 def read(
     path: str | Path, content: bytes | None = None, white: int | None = None, several: list | None = None
 ) -> Tensor:
-    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, also where it was saved as color.
+    """uint8 (1 or 3, H, W), turned as its EXIF orientation says; 1 if it is grey, even if it was saved in color.
 
-    content: the bytes of the file where they have been read; `path` then only names them. white: where images are
-    16-bit grey, the value that becomes 255, see `white`. several: a list that gets the path of a file with several
-    pictures; the first one is read. Raises ValueError for what is no image, and for another depth.
+    content: the bytes of the file, if they were read; then `path` only names them. white: for 16-bit grey images, the
+    value that becomes 255, see `white`. several: a list that gets the path of a file with several pictures; the first
+    is read. Raises ValueError for a file that is no image, and for another depth.
     """
-    from PIL import Image  # a job that finds its data prepared does not pay for it
+    from PIL import Image  # here, because a job with prepared data does not need it
 
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as image:
@@ -161,14 +161,14 @@ def from_array(values: np.ndarray | Tensor, white: int | None = None, name: str 
 
 
 def _tensor(array):
-    """uint8 (H, W, 1 or 3) as a tensor (1 or 3, H, W), 1 where it is grey."""
+    """uint8 (H, W, 1 or 3) as a tensor (1 or 3, H, W), 1 if it is grey."""
     if (array == array[..., :1]).all():
         array = array[..., :1]
     return torch.from_numpy(array).permute(2, 0, 1).contiguous()
 
 
 def say_several(several: list) -> None:
-    """The line on files with several pictures, as `read` collected them."""
+    """Print a line on the files with several pictures that `read` collected."""
     if several:
         more = f" and {len(several) - 3} more" * (len(several) > 3)
         names = ", ".join(str(path) for path in several[:3]) + more
@@ -178,8 +178,8 @@ def say_several(several: list) -> None:
 def read_mask(path: str | Path, content: bytes | None = None) -> Tensor:
     """bool (H, W), True where a mask marks a defect: white on black, labels 1, 2, ... on 0, or colors on black.
 
-    Of two levels the higher marks; labels, which are small or few and far apart, all do; else, as JPEG blurs edges,
-    levels from a half. ValueError for a mask with much between black and white, and where the background is white.
+    Of two levels, the higher marks. Labels, which are small or few and far apart, all mark. Else levels from a half
+    mark, as JPEG blurs edges. ValueError for a mask with much between black and white, and if the background is white.
     """
     from PIL import Image
 
@@ -208,9 +208,9 @@ def read_mask(path: str | Path, content: bytes | None = None) -> Tensor:
 
 
 def find(paths: Iterable[str | Path]) -> list[Path]:
-    """The image files among files and folders (with their subfolders), in order, each once.
+    """The image files among files and folders (with subfolders), in order, each once.
 
-    Raises FileNotFoundError for what is not there, ValueError for a folder without images.
+    Raises FileNotFoundError for a missing path, ValueError for a folder without images.
     """
     files = {}
     for path in (Path(path).expanduser() for path in paths):

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from adlib import metrics
 
 
-NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # readers who do not see red and green can tell them apart
+NORMAL, ANOMALOUS = "#2b6cb0", "#dd6b20"  # distinct also for readers who do not see red and green
 plt.rcParams.update({"figure.dpi": 80, "font.size": 9, "axes.titlesize": 9, "image.cmap": "gray"})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
 
@@ -37,8 +37,8 @@ def overlay(
 ) -> np.ndarray:
     """Maps (N, H, W) as color over pictures (N, C, H, W) of the same size: float (N, 3, H, W) in [-1, 1].
 
-    One color scale for all maps, from the smallest value (nothing shows) to the largest (`strength` of it is color);
-    limits: these two values, where other maps than the given ones say them.
+    All maps share one color scale, from the smallest value (no color) to the largest (a share `strength` of color);
+    limits: these two values, if other maps set them.
     """
     values = _array(maps)
     low, high = limits or (values.min(), values.max())
@@ -54,11 +54,11 @@ def image_rows(
     colors: Sequence[str] | None = None,
     inches: float = 0.62,
 ) -> Figure:
-    """One row of pictures, each so many `inches` wide, for each entry of `rows`, its name at the left.
+    """One row of pictures, each `inches` wide, for each entry of `rows`, with its name at the left.
 
     rows: name -> (N, C, H, W) or (N, H, W), N columns that belong together. Pictures with channels are shown as they
-    are ([-1, 1] floats or uint8); those without are maps, in color, one scale for the whole row, given at its right.
-    titles: N texts above the first row, in `colors` where given.
+    are ([-1, 1] floats or uint8); those without are maps, in color, with one scale per row, shown at its right. titles:
+    N texts above the first row, in `colors` if given.
     """
     rows = {name: _picture(pictures) for name, pictures in rows.items()}
     n = len(next(iter(rows.values())))
@@ -89,7 +89,7 @@ def image_rows(
 
 
 def compact(figure: Figure) -> object:
-    """The figure, closed, as an IPython Image: a PNG of some 250 colors, as photographs would make notebooks heavy."""
+    """The figure, closed, as an IPython Image: a PNG of some 250 colors, because photographs make notebooks large."""
     from IPython.display import Image
     from PIL import Image as pillow
 
@@ -98,7 +98,7 @@ def compact(figure: Figure) -> object:
     plt.close(figure)
     picture = pillow.open(drawn).convert("RGB")
     palette = picture.quantize(240, dither=pillow.Dither.NONE).getpalette()[: 3 * 240]
-    for color in (NORMAL, ANOMALOUS):  # of the titles: so few pixels have them that they would be lost
+    for color in (NORMAL, ANOMALOUS):  # of the titles: too few pixels have them, so they would be lost
         for share in (1, 0.75, 0.5, 0.25):
             palette += [round(255 * (1 - share * (1 - value))) for value in to_rgb(color)]
     holder = pillow.new("P", (1, 1))
@@ -113,7 +113,7 @@ def curves(panels: dict[str, dict[str, ArrayLike]], xlabel: str = "epoch") -> Fi
     size = (3.2 * len(panels) + 1.8 * beside, 2.4)
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for axis, (title, lines) in zip(axes[0], panels.items(), strict=True):
-        for number, (label, values) in enumerate(lines.items()):  # dashed, so that one shows below another
+        for number, (label, values) in enumerate(lines.items()):  # dashed, so that a line below another is visible
             style = {"marker": "o", "markersize": 2.5, "linestyle": ("-", "--", "-.", ":")[number % 4]}
             axis.plot(np.arange(1, len(values) + 1), _array(values), label=label, **style)
         axis.set(title=title, xlabel=xlabel)
@@ -153,10 +153,10 @@ def roc_curves(scores: dict[str, ArrayLike], is_anomalous: ArrayLike) -> Figure:
 
 
 def class_dots(title: str, metric: str, class_names: list[str], series: list[dict]) -> plt.Figure:
-    """A line for each class, on it a dot for each method; a dashed line is a printed mean, the solid one is chance.
+    """A line per class with a dot for each method; a dashed line is a printed mean, the solid line is chance.
 
-    Takes what `tables.figures` gives: series is a list of {"label", "color" (a number from 0), "classes" {class: value
-    in [0, 1]}, "published" (float, or None where nothing is printed)}. A class that a method did not run has no dot.
+    Takes a figure of `tables.figures`: series is a list of {"label", "color" (a number from 0), "classes" {class: value
+    in [0, 1]}, "published" (float, or None if nothing is printed)}. A class that a method did not run has no dot.
     """
     palette = [color for name in ("tab10", "Set2", "Dark2", "Paired") for color in plt.get_cmap(name).colors]
     columns, places = min(len(series), 3), range(len(class_names))

@@ -23,8 +23,8 @@ IMAGE_SIZE = 32
 SLOPE = 0.2  # of LeakyReLU; paper: silent; DCGAN's
 DISTANCES = ("mean_l1", "mean_l2")
 ROUTINGS = ("separate", "sum")
-BATCH_NORM = ("running", "per_use")  # whose statistics score: of training, or taken again by `per_use`
-# What the method makes, in order: each with the network that makes it and what that network is given.
+BATCH_NORM = ("running", "per_use")  # the statistics for scoring: of training, or new ones by `per_use`
+# The tensors of the method, in order, each with the network that makes it and that network's input.
 USES = {
     "z": ("e1", "x"), "x1": ("d1", "z"), "z1": ("e2", "x1"), "x2": ("d2", "z"), "z2": ("e2", "x2"),
     "x2_adv": ("d1", "z2"), "z2_adv": ("e2", "x2_adv"),
@@ -65,7 +65,7 @@ class Decoder(nn.Sequential):
 class SharedAE(nn.Module):
     """Two encoders and two decoders; EDE1 is E1, D1, E2 and EDE2 is E1, D2, E2 (Fig. 2).
 
-    `parts` names those that there are: "e1 d1" is a plain autoencoder, "e1 d1 e2" a single EDE; the others are None.
+    `parts` names the ones that exist: "e1 d1" is a plain autoencoder, "e1 d1 e2" a single EDE; the others are None.
     """
 
     def __init__(self, channels: int, width: int, latent: int, parts: str):
@@ -75,7 +75,7 @@ class SharedAE(nn.Module):
             self.add_module(name, network(channels, width, latent) if name in parts.split() else None)
 
     def of(self, use: str) -> nn.Module | None:
-        """The network that makes `use`, a key of USES; None where there is none."""
+        """The network that makes `use`, a key of USES; None if there is none."""
         return getattr(self, USES[use][0])
 
 
@@ -83,17 +83,17 @@ class PerUse(nn.ModuleDict):
     """A copy of a network for each use, a key of USES, each with batch-norm statistics of its own; see `per_use`."""
 
     def of(self, use: str) -> nn.Module | None:
-        """The copy that makes `use`; None where there is none."""
+        """The copy that makes `use`; None if there is none."""
         return self[use] if use in self else None
 
 
 def build(channels: int = 1, width: int = 16, latent: int = 64, parts: str = "e1 d1 e2 d2") -> SharedAE:
-    """The networks named in `parts`, untrained, for images with so many channels, as a `SharedAE`."""
+    """The networks named in `parts`, untrained, for images with these `channels`, as a `SharedAE`."""
     return SharedAE(channels, width, latent, parts)
 
 
 def forward(nets: SharedAE | PerUse, x: Tensor, adversarial: bool = True, first: bool = True) -> dict[str, Tensor]:
-    """What both phases make of images x (N, C, 32, 32), as far as there are networks: a dict.
+    """What both phases compute from images x (N, C, 32, 32), as far as there are networks: a dict.
 
     Phase 1: z = E1(x); x1 = D1(z), x2 = D2(z); z1 = E2(x1), z2 = E2(x2); x1 and z1 are left out unless `first`. Phase
     2, left out unless `adversarial`: x2_adv = D1(z2), which is x2', and z2_adv = E2(x2'), which is z2'.
@@ -114,8 +114,8 @@ def per_use(nets: SharedAE, images: Tensor, batch: int = 500) -> PerUse:
 
     images: uint8 (N, C, 32, 32). D1 sees z and z2 and E2 sees x1, x2 and x2' in every training step, and one set of
     running statistics fits none of them. Here every use gets a copy of its network. In the order of the graph, a copy
-    sees the images in training mode and averages the statistics of their batches; with these fixed it makes what the
-    next use is given. Nothing is drawn and no test image is needed; `nets` stays as it is.
+    sees the images in training mode and averages the statistics of their batches; with these fixed, it makes the input
+    of the next use. Nothing is random, no test image is needed, and `nets` is not changed.
     """
     made, copies = {"x": to_float(images)}, PerUse()
     for use, (_, source) in USES.items():
@@ -136,9 +136,9 @@ def per_use(nets: SharedAE, images: Tensor, batch: int = 500) -> PerUse:
 def distance(a: Tensor, b: Tensor, kind: str) -> Tensor:
     """The distance of each pair, (N,), by `kind`; D is the number of elements a pair. Raises ValueError for another.
 
-    "mean_l1": |a - b|_1 / D; "mean_l2": |a - b|_2 / sqrt(D). The norms are those that the damaged symbol of equations
-    (1) to (8) may be. As means, alpha : beta is a ratio between one pixel and one latent number, as in GANomaly; with
-    plain sums of 1,024 pixels and 64 latents the same alpha would weigh 16 times (L2: 4 times) as much.
+    "mean_l1": |a - b|_1 / D; "mean_l2": |a - b|_2 / sqrt(D). The symbol in equations (1) to (8) is damaged; it may be
+    either norm. As means, alpha : beta is a ratio between one pixel and one latent number, as in GANomaly; with plain
+    sums of 1,024 pixels and 64 latents the same alpha would weigh 16 times (L2: 4 times) as much.
     """
     machine.check_choice("distance", kind, DISTANCES)
     difference = (a - b).flatten(1)
@@ -169,7 +169,7 @@ def weighted(terms: dict[str, Tensor], name: str, alpha: float, beta: float) -> 
 
 
 def epoch(step: int, steps: int = 32) -> int:
-    """n of equations (6) and (7) at a training step, which counts from 0: an epoch is so many steps.
+    """n of equations (6) and (7) at a training step, which counts from 0: an epoch has `steps` steps.
 
     32 steps are one pass over 2,000 images in batches of 64. Counted so, the same N means the same training, and the
     same course of 1/n, however many images there are.
@@ -193,7 +193,7 @@ def equation_8(terms: dict[str, Tensor], omega: float = 0.5) -> Tensor:
 
 
 def anomaly_score(terms: dict[str, Tensor], omega: float = 0.5) -> Tensor:
-    """The score that the terms allow, (N,), high = anomalous: eq. (8); of a single EDE |z - z1|; of an AE |x - x1|."""
+    """The score that the terms allow, (N,), high = anomalous: eq. (8); for one EDE |z - z1|; for an AE |x - x1|."""
     if "latent_adv" in terms:
         return equation_8(terms, omega)
     return terms["latent_1" if "latent_1" in terms else "image_1"]
@@ -202,7 +202,7 @@ def anomaly_score(terms: dict[str, Tensor], omega: float = 0.5) -> Tensor:
 def score(nets: SharedAE | PerUse, x: Tensor, kind: str = "mean_l1", omega: float = 0.5) -> Tensor:
     """Algorithm 2: `anomaly_score` of images x (N, C, 32, 32), (N,), high = anomalous; networks as they are.
 
-    Of two EDEs it leaves out x1 and z1, which eq. (8) does not need. nets: as built, or as `per_use` gives them.
+    With two EDEs it skips x1 and z1, which eq. (8) does not need. nets: as built, or as `per_use` gives them.
     """
     return anomaly_score(terms(x, forward(nets, x, first=nets.of("x2") is None), kind), omega)
 
@@ -211,7 +211,7 @@ class Detector(nn.Module):
     """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (8), and maps (N, 32, 32).
 
     batch_norm, one of BATCH_NORM, says whether `nets` is a `SharedAE` or a `PerUse`. The maps, |x - x2| as a mean over
-    channels, are ours: the score compares latents, and knows no place. Raises ValueError for an unknown setting.
+    channels, are ours: the score compares latents, which have no place. Raises ValueError for an unknown setting.
     """
 
     def __init__(
@@ -253,7 +253,7 @@ def evaluate(nets: SharedAE | PerUse, images: Tensor, kind: str, batch: int = 12
 
 
 def spread(z: Tensor) -> Tensor:
-    """The standard deviation of latents z (N, latent) over the images, mean over the latent: 0 where all collapse."""
+    """The standard deviation of latents z (N, latent) over the images, mean over the latent: 0 if all collapse."""
     return z.std(0).mean()
 
 
@@ -268,7 +268,7 @@ def players(nets: SharedAE, routing: str) -> list[list[nn.Parameter]]:
 
 
 def optimizers(nets: SharedAE, routing: str, lr: float, beta1: float = 0.5) -> list[torch.optim.Adam]:
-    """Adam for each EDE, so that E1 and E2 have two; for routing "sum", and where there is one EDE, a single one."""
+    """One Adam for each EDE, so that E1 and E2 have two; only one for routing "sum", and for a single EDE."""
     return [torch.optim.Adam(some, lr, betas=(beta1, 0.999), fused=True) for some in players(nets, routing)]
 
 
@@ -291,12 +291,12 @@ def gradients(
     - "sum": every parameter gets the gradient of (6) + (7), where the adversarial terms cancel: 1/n times phase 1.
 
     With n = 1 there is phase 1 alone. A single EDE, or a plain autoencoder, has eq. (1) alone. stop_gradient: the
-    latent terms take z as given, so that beta |z - .| never moves E1. Raises ValueError for an unknown routing.
+    latent terms take z as a constant, so that beta |z - .| never moves E1. Raises ValueError for an unknown routing.
     """
     moved, found = players(nets, routing), terms(x, forward(nets, x, adversarial=n > 1), distance)
 
     def objectives(what=""):
-        """What each optimiser makes small, a list of scalars; what: "image" or "latent" for these terms alone."""
+        """What each optimiser minimises, a list of scalars; what: "image" or "latent" for these terms alone."""
         some = {name: values for name, values in found.items() if name.startswith(what)}
         if nets.d2 is None:
             return [weighted(some, "1", alpha, beta)]
@@ -320,13 +320,13 @@ def gradients(
 def step(nets: SharedAE, optimizers: list, x: Tensor, n: int, **settings: object) -> dict[str, Tensor]:
     """One training step on images x in epoch n; settings: those of `gradients`. Returns the terms, each (N,).
 
-    All gradients are taken before anything moves, and each optimiser is handed its own: none accumulates on parameters
-    that belong to the other player, as it does where two losses call backward() one after the other.
+    All gradients are taken before anything moves, and each optimiser gets its own: none accumulates on parameters of
+    the other player, as it would if two losses called backward() one after the other.
     """
     taken, distances = gradients(nets, x, n, **settings)
     for optimizer, own in zip(optimizers, taken, strict=True):
         for parameter, gradient in zip(optimizer.param_groups[0]["params"], own, strict=True):
-            if gradient.stride() != parameter.stride():  # fused Adam pairs the two as they lie in memory
+            if gradient.stride() != parameter.stride():  # fused Adam pairs the two by their memory order
                 gradient = torch.empty_like(parameter).copy_(gradient)
             parameter.grad = gradient
         optimizer.step()

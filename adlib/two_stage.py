@@ -5,7 +5,7 @@
     loss = two_stage.mse(x, decoders["mse"](z)).mean()                       # stage 2
     s = two_stage.score(x, x1, x2, lam=1.0)                                  # high = anomalous
 
-Images are float in [-1, 1], latents z are (N, 512), or (N, 1024) where z is the map of layer3.
+Images are float in [-1, 1], latents z are (N, 512), or (N, 1024) if z is the map of layer3.
 """
 
 import torch
@@ -49,12 +49,12 @@ class BasicBlock(nn.Module):
 class ResNet18(nn.Module):
     """ResNet18 up to its global average pooling: (N, C, H, W) -> z (N, 512).
 
-    Called with latent "layer3" it stops there: z is that map, flattened, of 32 px (N, 1024), with stem "cifar" 16,384.
+    With latent "layer3" it stops after layer3: z is its map, flat, of 32 px (N, 1024), with stem "cifar" 16,384.
 
     stem: "imagenet" (7x7 convolution of stride 2, then 3x3 max pooling of stride 2) or "cifar" (3x3 convolution of
     stride 1, no pooling: 16 times as many positions). pre_activation: the variant of "Identity mappings in deep
-    residual networks", the paper's reference for its ResNet18. torchvision, whose layers and names these are, has
-    neither setting. Raises ValueError for another stem.
+    residual networks", the paper's reference for its ResNet18. Layers and names are torchvision's, which has neither
+    setting. Raises ValueError for another stem.
     """
 
     def __init__(self, channels: int = 3, stem: str = "imagenet", pre_activation: bool = False):
@@ -86,7 +86,7 @@ class Decoder(nn.Sequential):
     """GANomaly's decoder: z (N, latent) -> image (N, channels, 32, 32) in [-1, 1].
 
     Transposed 4x4 convolutions without bias, 1 -> 4 -> 8 -> 16 -> 32 px, 256, 128 and 64 channels, each with batch norm
-    and ReLU, then Tanh; weights drawn as there from N(0, 0.02), batch norm scales from N(1, 0.02).
+    and ReLU, then Tanh; as in GANomaly, weights are from N(0, 0.02), batch norm scales from N(1, 0.02).
     """
 
     def __init__(self, channels: int = 3, latent: int = LATENT):
@@ -103,7 +103,7 @@ class Decoder(nn.Sequential):
                 nn.init.normal_(module.weight, 1.0, 0.02)
 
     def forward(self, z: Tensor) -> Tensor:
-        """The same numbers as its layers one by one give but for rounding, in about half the time on a CPU.
+        """The same numbers as its layers give one by one, except for rounding, in about half the time on a CPU.
 
         The first transposed convolution, from 1 x 1, is one matrix product; the last, to few channels, one and a fold.
         """
@@ -131,8 +131,8 @@ def build(
 class Detector(nn.Module):
     """The method as one network: bytes (N, channels, 32, 32) -> scores (N,), eq. (10), and anomaly maps (N, 32, 32).
 
-    The maps are ours: what (10) takes means of, (x - x1)^2 / 4 - lambda SSIM, at each pixel; at the edges, where the
-    score's window does not fit, the images are mirrored. network: what `build` takes.
+    The maps are ours: (x - x1)^2 / 4 - lambda SSIM at each pixel, the terms that (10) averages. At the edges, where the
+    score's window does not fit, the images are mirrored. network: arguments of `build`.
     """
 
     def __init__(self, lam: float = 1.0, latent: str = "pooled", **network: int | str | bool):
@@ -149,9 +149,9 @@ class Detector(nn.Module):
 
 
 def rate(step: int, steps: int, lr: float = 0.1) -> float:
-    """The learning rate of a step, counted from 0, of a run of so many: lr, from 60 % a fifth, from 80 % a 25th.
+    """The learning rate of a step, from 0, in a run of `steps`: lr, from 60 % a fifth, from 80 % a 25th of it.
 
-    Shares of the steps, not of the epochs: a run of one epoch too starts at lr. RotNet steps down at 30 % as well.
+    These are shares of the steps, not of the epochs: even one epoch starts at lr. RotNet also steps down at 30 %.
     """
     return lr * 0.2 ** sum(step >= round(share * steps) for share in (0.6, 0.8))
 
@@ -177,7 +177,7 @@ def score(x: Tensor, x1: Tensor, x2: Tensor, lam: float = 1.0) -> Tensor:
 
 
 def rotation_score(logits: Tensor, log: bool = False) -> Tensor:
-    """RotNet's own score, (N,), high = anomalous: minus the sum over the rotations of the right one's probability.
+    """RotNet's own score, (N,), high = anomalous: minus the probabilities of the right rotation, summed over all four.
 
     logits: (4N, 4) of `images.rotations`. log: sum log-probabilities instead, as others do.
     """

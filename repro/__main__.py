@@ -1,4 +1,4 @@
-"""The command line: `python -m repro --help`. make calls it as `python -m repro make TARGET`."""
+"""The command line, `python -m repro --help`. Make uses it too: `python -m repro make TARGET` reads make's words."""
 
 import argparse
 import ast
@@ -22,11 +22,11 @@ from repro.register import CHECKOUT, describe
 
 
 RESULTS, BUILD = CHECKOUT / "results", CHECKOUT / "build"
-FROM_MAKE = "ADLIB_MAKE_"  # under these names the Makefile exports the words of its command line
+FROM_MAKE = "ADLIB_MAKE_"  # prefix of the names under which the Makefile exports the words of its command line
 
 
 def main(argv: list[str]) -> int:
-    """Run one command; returns the exit code: 1 where a job failed, 2 for a wrong word, 130 after Ctrl-C."""
+    """Run one command; returns the exit code: 1 if a job failed, 2 for a wrong word, 130 after Ctrl-C."""
     is_make, again = argv[:1] == ["make"], f"python -m repro run {shlex.join(argv[1:])}".strip()
     try:
         if is_make:
@@ -39,7 +39,7 @@ def main(argv: list[str]) -> int:
             raise ValueError(f"unknown word {strange[0]}{hint}; {args.command} takes {', '.join(known)}")
         args.again = again
         return args.function(args) or 0
-    except (ValueError, OSError, RuntimeError) as error:  # OSError: no such file, no room, no right to write
+    except (ValueError, OSError, RuntimeError) as error:  # OSError: no such file, disk full, no permission
         said = re.sub(r"(?<!\S)--([a-z]+)", lambda match: match[1].upper(), str(error)) if is_make else error
         print(f"adlib: {said}", file=sys.stderr)
         return 1 if isinstance(error, RuntimeError) else 2
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 
 
 def from_make(target: str, environment: Mapping[str, str]) -> tuple[list[str], str]:
-    """(the command and options of a make target, without its empty words; the make command that runs it)."""
+    """(command and options for a make target and its non-empty words; the make command that runs it again)."""
     given = {name.removeprefix(FROM_MAKE): text for name, text in environment.items() if name.startswith(FROM_MAKE)}
     words = [(name, text.strip()) for name, text in sorted(given.items()) if text.strip()]
     again = shlex.join(["make", "reproduce", *map("=".join, words)])
@@ -75,21 +75,21 @@ def whole_numbers(text: str) -> list[int]:
 
 
 def settings(text: str) -> list[tuple[str, object]]:
-    """'a=1,b=x' -> [("a", 1), ("b", "x")]: Python literals, true, false and none, and else text."""
+    """'a=1,b=x' -> [("a", 1), ("b", "x")]: values are Python literals, true, false, none, or else text."""
     pairs = []
     for part in re.split(r",(?=\s*\w+\s*=)", text):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if not equals or not name.isidentifier():
             raise argparse.ArgumentTypeError(f"takes name=value, separated by commas, not {part!r}")
-        with contextlib.suppress(ValueError, SyntaxError):  # else it is text
+        with contextlib.suppress(ValueError, SyntaxError):  # otherwise it is text
             value = ast.literal_eval(value.capitalize() if value.lower() in ("true", "false", "none") else value)
         pairs.append((name, value))
     return pairs
 
 
 def plan(args: argparse.Namespace) -> None:
-    """say what run with the same words would do: jobs, hours, missing data; run nothing"""
-    from repro import plan as plans  # imports pandas, as those below
+    """show what run would do with the same words: jobs, hours, missing data; run nothing"""
+    from repro import plan as plans  # imports pandas, as the imports below do
 
     jobs, out, _ = _chosen(args)
     print(plans.text(jobs, out, force=args.force in YES, command=args.again))
@@ -108,16 +108,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """run jobs again that have rows, and compare old and new; needs papers, datasets or classes"""
+    """run jobs again that already have rows, and compare old rows with new; needs papers, datasets or classes"""
     from repro import verify as again
 
     if not (args.papers or args.datasets or args.classes):
-        raise ValueError("verify runs jobs again, hours of them: say which by --papers, --datasets or --classes")
+        raise ValueError("verify runs jobs again, which takes hours: say which by --papers, --datasets or --classes")
     out, places = BUILD / "verify", _places(args)
     _, jobs, _ = sweep.outstanding(_of_profiles(args), RESULTS)
     if not jobs:
-        raise ValueError("none of these jobs has rows in results/ that the register's settings gave")
-    shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call are no proof of this one
+        raise ValueError("none of these jobs has rows in results/ with the settings of the register")
+    shutil.rmtree(out, ignore_errors=True)  # rows of an earlier call prove nothing about this one
     _close(sweep.reproduce(jobs, out, **places), out)
     records = again.verify(jobs, RESULTS, out)
     print(again.verify_text(records, jobs))
@@ -125,7 +125,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def summary(args: argparse.Namespace) -> None:
-    """compare the rows with the papers: summary.md, and for results/ the other pages and the README's table"""
+    """compare the rows with the papers: write summary.md, for results/ also the other pages and the README's table"""
     from repro import tables
 
     out = Path(args.out or RESULTS).expanduser().resolve()
@@ -179,7 +179,7 @@ def demo(args: argparse.Namespace) -> int:
 
 
 def prepare(args: argparse.Namespace) -> int:
-    """prepare the images that the register's jobs ask for, in all their sizes"""
+    """prepare the images that the register's jobs need, in all sizes"""
     from repro import data
 
     return 0 if data.prepare(_of_profiles(args)) else 1
@@ -192,7 +192,7 @@ def _jobs(args, profile, **more):
 
 
 def _of_profiles(args):
-    """The jobs of the profile that is asked for, else of quick and paper; one of these two may have no such jobs."""
+    """The jobs of the requested profile; by default the jobs of quick and paper, one of which may have none."""
     if args.profile:
         return _jobs(args, args.profile)
     try:
@@ -205,11 +205,11 @@ def _of_profiles(args):
 
 
 def _chosen(args):
-    """(jobs, folder for their rows, `_places`) as the words of plan and run choose them; all words are checked."""
+    """(jobs, folder for their rows, `_places`), chosen by the words of plan and run; all words are checked."""
     if args.resources and not args.scheduler:
-        raise ValueError("--resources are those of a cluster's workers: give --scheduler too")
+        raise ValueError("--resources is about the workers of a cluster: give --scheduler too")
     if args.scheduler and args.gpus:
-        raise ValueError("--gpus are those of this machine: with --scheduler, workers have their own")
+        raise ValueError("--gpus is about the GPUs of this machine: with --scheduler, workers have their own")
     if not all(isinstance(amount, (int, float)) for _, amount in args.resources or []):
         raise ValueError("--resources takes NAME=AMOUNT, separated by commas")
     places, jobs = _places(args), _jobs(args, args.profile or "paper", settings=dict(args.set or []))
@@ -219,10 +219,10 @@ def _chosen(args):
 
 
 def _places(args):
-    """What --jobs, --device and --gpus mean for `sweep.reproduce`, as keyword arguments."""
+    """--jobs, --device and --gpus as keyword arguments of `sweep.reproduce`."""
     if args.jobs is not None and args.jobs < 1:
         raise ValueError("--jobs is at least 1")
-    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):  # the notebook finds out whether it is there
+    if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", args.device):  # the notebook checks whether it exists
         raise ValueError(f"unknown --device {args.device!r}; choices: auto, cpu, cuda, cuda:N, mps")
     if args.gpus and args.device not in ("auto", "cuda"):
         raise ValueError(f"--gpus spreads jobs over GPUs, --device={args.device} is one device: give one of the two")
@@ -234,7 +234,7 @@ def _places(args):
 
 
 def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
-    """The folder for rows: results/ holds jobs of the register only, and no demo."""
+    """The folder for the rows: results/ holds only jobs of the register, and no demo."""
     trial = next((describe(job) for job in jobs if job["id"] not in ids or job["profile"] == "demo"), None)
     if wanted is None and trial:
         print(f"a trial, written under build/trial: {trial} is not for results/")
@@ -242,18 +242,18 @@ def choose_out(wanted: str | None, jobs: list[dict], ids: set[str]) -> Path:
     check_folder(out)
     if trial and out == RESULTS:
         only = "results/ holds only what experiments.toml holds, and no demo"
-        raise ValueError(f"{only}; {trial} is something else: leave --out away, or name another folder")
+        raise ValueError(f"{only}; {trial} is something else: omit --out, or name another folder")
     return out
 
 
 def _close(done, out):
-    """Prints the last lines of a sweep and returns its exit code."""
+    """Print the last lines of a sweep; returns its exit code."""
     if done["ok"] or done["failed"]:
         counts = f"{len(done['ok'])} jobs done, {len(done['failed'])} failed in {done['seconds']:.0f} s"
-        print(f"{counts}, {100 * done['outside']:.0f} % of it outside the notebooks' cells")
+        print(f"{counts}, {100 * done['outside']:.0f} % of the time outside the notebooks' cells")
         print(f"rows: {_shown(out)}/*.csv   notebooks: {_shown(out)}/notebooks/")
     for job in done["failed"]:
-        print(f"failed: {describe(job)} (its notebook, as far as it came: *.failed.ipynb)")
+        print(f"failed: {describe(job)} (its notebook up to the error: *.failed.ipynb)")
     return 1 if done["failed"] else 0
 
 
@@ -261,24 +261,24 @@ def _run_summary(out):
     """Execute summary.ipynb for the rows under `out`, into out/notebooks, and write out/summary.md from it."""
     from repro import tables
 
-    begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has come to its end
+    begun = out / "notebooks" / "summary.failed.ipynb"  # its name until it has run to the end
     begun.parent.mkdir(parents=True, exist_ok=True)
     runner.set_environment(runner.environment(runner.cores()))
     try:
         runner.execute(CHECKOUT / "notebooks" / "summary.ipynb", begun, {"results_dir": str(out)})
-    except Exception as error:  # of whatever kind: the notebook, as far as it came, tells more
+    except Exception as error:  # of any kind: the notebook, which ends at the error, shows more
         raise RuntimeError(f"summary.ipynb failed: {runner.last_line(error)} (see {_shown(begun)})") from None
     tables.write_summary(begun.replace(begun.with_name("summary.ipynb")), out)
 
 
 def _shown(path):
-    """The shortest text of a path, seen from the current folder."""
+    """A path relative to the current folder if it is inside that folder, else unchanged."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative
 
 
 SEVERAL = {"type": names, "action": "extend", "metavar": "A,B"}
-OWN = "own images as folder:PATH, npz:PATH: a comma behind that is part of the path, unless folder: or npz: follows"
+OWN = "own images: folder:PATH or npz:PATH; a comma after it belongs to the path, unless folder: or npz: follows"
 OPTIONS = {
     "papers": dict(**SEVERAL, help="papers of experiments.toml"),
     "datasets": SEVERAL | dict(type=dataset_names, help=f"mnist,cifar10; {OWN}"),
@@ -294,7 +294,7 @@ OPTIONS = {
     "scheduler": dict(help="run them on the workers of a Dask cluster: tcp://HOST:PORT"),
     "resources": SEVERAL | dict(type=settings, help="what a job takes from a worker there: GPU=1"),
     "out": dict(help="folder for the rows (results; build/trial for demo and for jobs outside experiments.toml)"),
-    "force": dict(nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="run done jobs too"),
+    "force": dict(nargs="?", const="1", default="0", type=str.lower, choices=[*YES, *NO], help="run done jobs again"),
 }
 CHOICE, PLACES = list(OPTIONS)[:7], list(OPTIONS)[7:10]
 COMMANDS = {
@@ -311,7 +311,7 @@ COMMANDS = {
 
 def build_parser() -> Parser:
     """The parser of all commands, from COMMANDS and OPTIONS."""
-    parser = Parser(prog="python -m repro", description="Reproduce the papers; several values go with commas between.")
+    parser = Parser(prog="python -m repro", description="Reproduce the papers; separate several values by commas.")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (function, options) in COMMANDS.items():
         text = function.__doc__

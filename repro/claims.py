@@ -1,6 +1,6 @@
-"""The papers' claims, one by one: the sentence, its test, the outcome, and the verdict.
+"""The papers' claims one by one: the sentence, its test, the result, and whether the claim holds.
 
-The sentences and their tests are in published/claims.toml, which also explains the kinds of tests.
+The sentences and their tests are in published/claims.toml, which describes the kinds of tests.
 """
 
 import tomllib
@@ -18,11 +18,11 @@ KINDS = dict.fromkeys(["steadier", "printed", "cheaper", "cannot"], {"where"})
 KINDS |= {"better": {"where", "metric", "least", "above", "answers"}}
 KINDS |= {"in_print": {"where", "beside", "over", "least"}}
 NAMES = {"auroc": "AUROC", "balanced_accuracy": "B", "pixel_auroc": "pixel AUROC", "aupro": "AUPRO"}
-SLACK = 1.1  # of `cheaper`: clocks differ by a tenth from run to run
+SLACK = 1.1  # for `cheaper`: times differ by a tenth from run to run
 
 
 def load(path: Path | str = PATH) -> list[dict]:
-    """The claims of a TOML file. Raises ValueError for a claim with a missing or an unknown key."""
+    """The claims of a TOML file. Raises ValueError for a claim that lacks a key or has an extra one."""
     claims = tomllib.loads(Path(path).read_text(encoding="utf-8"))["claim"]
     for claim in claims:
         if set(claim) != {"paper", "place", "says", "tests"}:
@@ -37,9 +37,9 @@ def load(path: Path | str = PATH) -> list[dict]:
 def check(claims: list[dict], results_dir: Folder = None, published_dir: Folder = None) -> pd.DataFrame:
     """One line for each claim, test and dataset: paper, place, says, where, test, ours (a phrase), verdict, answers.
 
-    verdict: "holds", "does not hold" or "undecided" by `interval`, "in its own table" where nothing of ours was asked;
-    "indicative: ..." before it unless all classes ran in profile `paper` with two seeds; "not comparable: ..." where no
-    rows pair; "not trained" where only untrained ones do; of a printed mean `verdict`; "not run"; "cannot be tested".
+    verdict: "holds", "does not hold" or "undecided" by `interval`, after "indicative: ..." unless all classes ran in
+    profile `paper` with two seeds, before "in its own table" if our rows are not needed; or "not comparable: ..." if no
+    rows pair; "not trained" if only untrained ones do; `verdict` of a printed mean; "not run"; "cannot be tested".
     """
     rows = compare.counted(compare.read_all(results_dir))
     records = compare.compare(sorted({claim["paper"] for claim in claims}) or None, results_dir, published_dir)
@@ -68,9 +68,9 @@ def _at(table, place):
 
 
 def answer(checked: pd.DataFrame, paper: str) -> str:
-    """What `check` found on a paper's question: yes, no, mixed or cannot say, *so far* if indicative; '' without any.
+    """The answer of `check` to a paper's question: yes, no, mixed or cannot say, *so far* if indicative; '' if not run.
 
-    Behind it the first figure of each kind of verdict; `table` has them all.
+    The first figure of each kind of verdict follows; `table` has all figures.
     """
     asked = checked[(checked["paper"] == paper) & checked["answers"].astype(bool)]
     judged = asked[asked["ours"] != ""]
@@ -79,7 +79,7 @@ def answer(checked: pd.DataFrame, paper: str) -> str:
         return f"**Cannot say** ({'; '.join(reasons)})" if len(reasons) else ""
     judged = judged.assign(kind=judged["verdict"].str.extract("(does not hold|undecided|holds)")[0])
     kinds, said = set(judged["kind"]), {"does not hold": "no", "undecided": "cannot say", "holds": "yes"}
-    if len(kinds) > 1:  # what nowhere holds is not mixed
+    if len(kinds) > 1:  # a claim that holds nowhere is not mixed
         said = dict.fromkeys(kinds, "mixed" if "holds" in kinds else "no or cannot say")
     word = said[min(kinds)]
     word = f"So far {word}" if judged["verdict"].str.startswith("indicative").any() else word.capitalize()
@@ -91,7 +91,7 @@ def answer(checked: pd.DataFrame, paper: str) -> str:
 
 
 def shown(checked: pd.DataFrame) -> pd.DataFrame:
-    """The result of `check` as a table for readers; each claim is named in its first line only."""
+    """The result of `check` as a table for readers; only the first line of a claim names it."""
     claim = checked["says"] + " (" + checked["place"] + ")"
     is_new = (checked["paper"] + claim).ne((checked["paper"] + claim).shift())
     table = checked.assign(claim=claim.where(is_new, ""), paper=("`" + checked["paper"] + "`").where(is_new, ""))
@@ -107,7 +107,7 @@ def table(paper: str, results_dir: Folder = None) -> "pd.io.formats.style.Styler
 def gains(
     paper: str, pairs: str | list[tuple[str, str]], metrics: tuple[str, ...] = ("auroc",), results_dir: Folder = None
 ) -> pd.DataFrame:
-    """Differences of methods of a paper where both ran: (a, b) is a minus b; b alone is each other method minus b."""
+    """Methods of a paper compared wherever both ran: (a, b) is a minus b; b alone: every other method minus b."""
     rows = compare.counted(compare.read_all(results_dir))
     rows = rows[rows["paper"] == paper]
     if isinstance(pairs, str):
@@ -123,11 +123,11 @@ def gains(
 
 
 def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "auroc") -> tuple[pd.DataFrame, str]:
-    """(a minus b in points, a line for each class and a column for each seed; the profile) by the rows that pair.
+    """(a minus b in points, one line per class and one column per seed; the profile), from the rows that pair.
 
-    rows: those of one dataset and protocol. Two pair that have class, seed, profile, image size and, where both have
-    one, backbone in common; `paper` comes before `quick`, and of seeds those count that have the most classes. b may be
-    a baseline (`baselines.csv`): of it the mean over its seeds counts. An empty table, and why, where nothing pairs.
+    rows: of one dataset and protocol. Two rows pair if they share class, seed, profile, image size and, if both have
+    one, backbone. Profile `paper` comes before `quick`, and the seeds with the most classes count. b may be a baseline
+    (`baselines.csv`): then the mean over its seeds counts. An empty table and the reason, if nothing pairs.
     """
     rows = rows[rows[metric].notna()]
     same = ["class", "profile", "image_size"]
@@ -162,9 +162,9 @@ def differences(rows: pd.DataFrame, paper: str, a: str, b: str, metric: str = "a
 def interval(points: np.ndarray) -> tuple[float, float]:
     """The 95 % interval of the mean of differences (classes, seeds), by a bootstrap over classes and seeds within them.
 
-    SciPy's percentile bootstrap draws the classes, the statistic their seeds, with the same random numbers each time.
+    SciPy's percentile bootstrap draws the classes; the statistic draws their seeds. The random numbers are fixed.
     """
-    from scipy.stats import bootstrap  # here, for it takes seconds to import
+    from scipy.stats import bootstrap  # here, because the import takes seconds
 
     random = np.random.default_rng(0)
     n_seeds = points.shape[1]
@@ -179,7 +179,7 @@ def interval(points: np.ndarray) -> tuple[float, float]:
 
 
 def _points(points, profile, least=0.0):
-    """(mean, interval and classes above as a phrase, profile or why there is none, "holds" or what else it is)."""
+    """(a phrase with mean, interval and classes above; the profile, or why there is none; "holds" or another word)."""
     if points.empty:
         return "", profile, ""
     above = f"above in {(points.mean(axis=1) > 0).sum()} of {len(points)}"
@@ -198,7 +198,7 @@ def _better(paper, test, place, rows):
     ours, profile, word = _points(points, profile, least)
     if least_above := test.get("above"):
         name += f", above in at least {least_above} classes"
-        if word:  # classes that did not run may yet be above
+        if word:  # classes that did not run may still be above
             n_above, n_open = (points.mean(axis=1) > 0).sum(), len(compare.class_names(*place)) - len(points)
             word = "undecided" if n_above + n_open >= least_above else "does not hold"
             word = "holds" if n_above >= least_above else word
@@ -211,7 +211,7 @@ def _steadier(paper, a, b, place, rows):
     name = f"standard deviation over seeds of {b} minus that of {a}, AUROC"
     rows = rows[rows["paper"] == paper]
     spreads = rows.pivot_table("auroc", ["profile", "class"], "method", aggfunc="std").reindex(columns=[a, b]).dropna()
-    if spreads.empty:  # or one seed
+    if spreads.empty:  # not run, or one seed
         return name, "", "not run"
     profile = spreads.index[0][0]  # paper comes before quick
     points = 100 * (spreads[b] - spreads[a]).loc[profile].to_frame()
@@ -220,7 +220,7 @@ def _steadier(paper, a, b, place, rows):
 
 
 def _judged(points, ours, profile, word, place, n_seeds):
-    """(ours, verdict): the word alone where all classes and two seeds ran in profile paper, else what was run too."""
+    """(ours, verdict): only the word if all classes and two seeds ran in profile paper, else also what ran."""
     if not word:
         return ours, profile
     expected = set(compare.class_names(*place))

@@ -3,8 +3,8 @@
     with cluster.connect("tcp://head:8786", jobs, {"GPU": 1}) as (n_now, submit):
         sweep.reproduce(jobs, "results", submit=submit)
 
-All jobs are with the scheduler at once. A worker needs this checkout on its path, and the data; what a job gives comes
-back through the scheduler, so that no disk is shared. A job whose worker died runs again elsewhere, four times at most.
+The scheduler gets all jobs at once. A worker needs this checkout on its path, and the data. Results come back through
+the scheduler, so no shared disk is needed. If a worker dies, its job runs again elsewhere, four times at most.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from repro import rows
 from repro.register import CHECKOUT, fingerprint
 
 
-TOPIC = "adlib"  # of the events by which workers tell how far their jobs are
+TOPIC = "adlib"  # of the events with which workers report progress
 TELL_EVERY = 2  # seconds
 
 
@@ -30,9 +30,9 @@ def connect(
 ) -> Iterator[tuple[int, Callable[..., Future]]]:
     """Connect to the scheduler at `address` and look at its workers; gives (n_now, submit) for `sweep.reproduce`.
 
-    n_now: how many jobs its workers of now take at once. resources: what each job takes of a worker, {"GPU": 1}, as
+    n_now: how many jobs the present workers run at once. resources: what each job takes from a worker, {"GPU": 1}, as
     workers offer it with --resources. Raises ValueError before anything runs: no scheduler or worker within `timeout`
-    seconds, resources not offered, other code or lacking data on a worker. RuntimeError: the scheduler is lost later.
+    seconds, resources not offered, other code or missing data on a worker. RuntimeError: the scheduler is lost later.
     """
     try:
         from distributed import Client
@@ -48,13 +48,13 @@ def connect(
         works[job["id"]] = options["work"]
         options = {name: value for name, value in options.items() if name != "work"}
         if options["notebooks"] == str(CHECKOUT / "notebooks"):  # else it is a test
-            del options["notebooks"]  # a worker has its own, as its work folder and its environment
+            del options["notebooks"]  # a worker has its own, like its work folder and environment
         return executor.submit(run, job, options)
 
     def hear(event):
         told = event[1]
         if told.get("job") in works:
-            with contextlib.suppress(OSError):  # no room: then it is not shown
+            with contextlib.suppress(OSError):  # disk full: then it is not shown
                 rows.write_whole(Path(works[told["job"]], "progress.json"), told["progress"].encode(), durable=False)
 
     try:
@@ -70,7 +70,7 @@ def connect(
 
 
 def _check(client, address, jobs, resources, timeout):
-    """How many jobs the workers take at once; a ValueError where one of them would fail, or none take any."""
+    """How many jobs the workers run at once; ValueError if a worker would fail, or if none takes a job."""
     try:
         client.wait_for_workers(1, timeout=timeout)
     except TimeoutError:
@@ -107,12 +107,12 @@ def examine(jobs: list[dict]) -> tuple[str, list[dict]]:
 
 
 def run(job: dict, options: dict) -> dict:
-    """On a worker: `job.run_job`, telling how far it is."""
+    """On a worker: `job.run_job`, with reports of its progress."""
     from distributed import get_worker
 
     runner.set_environment(runner.environment(runner.cores()))
     me, over = get_worker(), threading.Event()
-    # in the worker's own folder: what a killed one leaves there goes when the next worker of this machine starts
+    # in the worker's own folder: the next worker on this machine removes what a killed worker left there
     with tempfile.TemporaryDirectory(prefix="adlib-", dir=me.local_directory, ignore_cleanup_errors=True) as work:
 
         def tell():

@@ -1,4 +1,4 @@
-"""Our results next to what the papers printed, as DataFrames: result rows, published cells, verdicts."""
+"""Our results compared with the papers' printed numbers, as DataFrames: result rows, published cells, verdicts."""
 
 import re
 from pathlib import Path
@@ -12,11 +12,11 @@ from repro.verdicts import among, extent, of_classes, verdict
 
 
 PUBLISHED_COLUMNS = ["paper", "table", "dataset", "protocol", "class", "method", "weights", "metric", "value", "note"]
-PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # what tells printed numbers from each other
-TABLE = ["paper", "table", "dataset", "protocol", "metric"]  # equal for printed numbers shown next to each other
+PLACE = ["paper", "method", "weights", "dataset", "protocol", "metric"]  # these columns identify a printed number
+TABLE = ["paper", "table", "dataset", "protocol", "metric"]  # the same for all numbers of one printed table
 TIMES = ["train_seconds", "job_seconds", "ms_per_image"]
 NUMBERS = ["seed", *METRICS, "n_train", "n_test", "n_anomalous", *TIMES, "n_parameters", "peak_memory_mb", "steps"]
-# Methods whose training is a part of what another method's row says already: train_seconds there are sums.
+# Methods whose training is already counted in the row of another method, whose train_seconds is a sum.
 PART_OF = {"two_stage_mse": "two_stage", "two_stage_ssim": "two_stage", "rotnet": "two_stage", "ocsvm_oracle": "ocsvm"}
 Folder = Path | str | None
 
@@ -25,7 +25,7 @@ def published(paper: str, folder: Folder = None) -> pd.DataFrame:
     """The printed cells of a paper, from published/<paper>.csv: its columns, `value` a float, and `unit` added.
 
     folder: where the file is (None: the checkout's published/). `unit` is one unit in the last printed place: 0.001
-    for the text 0.750, so trailing zeros matter. Raises FileNotFoundError, and ValueError naming file and line.
+    for the text 0.750, so trailing zeros matter. Raises FileNotFoundError, and ValueError with file and line.
     """
     folder = CHECKOUT / "published" if folder is None else Path(folder)
     path = folder / f"{paper}.csv"
@@ -53,7 +53,7 @@ def frame(rows: list[dict]) -> pd.DataFrame:
 
 
 def read_all(results_dir: Folder = None) -> pd.DataFrame:
-    """The valid rows of every results_dir/*.csv (None: the checkout's results/), checked as in `rows.read`."""
+    """The valid rows (`rows.standing`) of every results_dir/*.csv (None: the checkout's results/); see `rows.read`."""
     folder = CHECKOUT / "results" if results_dir is None else Path(results_dir)
     return frame([cells for path in sorted(folder.glob("*.csv")) for cells in standing(read(path))])
 
@@ -66,14 +66,14 @@ def counted(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def trained(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows whose networks learned something, by `rows.is_untrained`."""
+    """All rows except those of networks that learned nothing (`rows.is_untrained`)."""
     found = [is_untrained(cells) for cells in rows[["paper", "diagnostics"]].to_dict("records")]
     return rows[~np.array(found, bool)]
 
 
 def class_names(dataset: str, protocol: str = "official") -> list[str]:
-    """The classes of a mean over `dataset`, for coil100 `data.COIL100_OBJECTS`; [] if they are not known."""
-    from repro import data  # here, for it imports torch
+    """The classes that a mean over `dataset` covers (coil100: `data.COIL100_OBJECTS`); [] if they are not known."""
+    from repro import data  # here, because it imports torch
 
     if protocol == "superclass":
         return []
@@ -81,16 +81,16 @@ def class_names(dataset: str, protocol: str = "official") -> list[str]:
 
 
 def is_variant(method: str, methods: set[str]) -> bool:
-    """Whether a method is one of these with another setting, as ocsvm_oracle is ocsvm with another setting."""
+    """Whether a method is another setting of one of `methods`, as ocsvm_oracle is of ocsvm."""
     return any(method.startswith(f"{other}_") for other in methods)
 
 
 def run_seconds(rows: pd.DataFrame) -> pd.Series:
-    """Seconds of each job, from its rows: job -> seconds; jobs whose rows hold no times are left out.
+    """The seconds of each job from its rows: job -> seconds; jobs whose rows hold no times are left out.
 
-    job_seconds where it is there; else training, once for all methods that share one, and scoring, no more.
+    job_seconds if the rows have it; else only training, counted once for all methods that share it, and scoring.
     """
-    training = ["job", "train_seconds", "n_parameters", "steps"]  # alike where methods share a training
+    training = ["job", "train_seconds", "n_parameters", "steps"]  # equal if methods share a training
     methods = set(zip(rows["job"], rows["method"], strict=True))
     is_part = [(job, PART_OF.get(name)) in methods for job, name in zip(rows["job"], rows["method"], strict=True)]
     trained = rows[~np.array(is_part, bool)].dropna(subset="train_seconds").drop_duplicates(training)
@@ -106,18 +106,18 @@ def compare(
     published_dir: Folder = None,
     register: set[str] | None = None,
 ) -> pd.DataFrame:
-    """Printed values next to ours: one line per printed (paper, method, weights, dataset, protocol, metric).
+    """Printed numbers next to ours: one line per printed (paper, method, weights, dataset, protocol, metric).
 
     papers: their keys (None: all with a published table). register: job ids (None: nothing is stale). Columns: PLACE;
-    published, the printed mean, else the mean of the printed classes, and printed, as text; published_classes {class:
-    value}; ours_mean and ours_std over seeds (NaN: not run, one seed), and ours, as text; classes, spreads and
-    image_sizes {class: mean over seeds, standard deviation, size}; class_verdicts, by all seeds of a class; seeds;
-    n_classes, n_expected, n_others (that ran and are not expected), n_seeds, n_stale; profile, data, words (of data, in
-    brackets there), row_paper, row_weights ('': not run); label, remarks, verdict.
+    published, the printed mean or else the mean of the printed classes, and printed, the same as text;
+    published_classes {class: value}; ours_mean and ours_std over seeds (NaN: not run, one seed), and ours, both as
+    text; classes, spreads and image_sizes {class: mean over seeds, standard deviation, size}; class_verdicts, from all
+    seeds of a class; seeds; n_classes, n_expected, n_others (classes that ran and are not expected), n_seeds, n_stale;
+    profile, data, words (the part of data in brackets), row_paper, row_weights ('': not run); label, remarks, verdict.
 
-    Which rows count: those of `counted`, the paper's own, else those of baselines.csv; profile "paper", else "quick";
-    the printed backbone; of sources of weights and image sizes as `largest_variant` says. Of seeds with different
-    classes, those with most. Classes that the printed mean is not over count only where not all of its own ran.
+    Rows of `counted` count, with the printed backbone: the paper's own, or else those of baselines.csv; profile
+    "paper", or else "quick"; `largest_variant` chooses weights and image size. If seeds differ in their classes, the
+    seeds with most classes count. Classes outside the printed mean count only if not all of its own classes ran.
     """
     folder = CHECKOUT / "published" if published_dir is None else Path(published_dir)
     papers = sorted(path.stem for path in folder.glob("*.csv")) if papers is None else papers
@@ -136,8 +136,8 @@ def compare(
 def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[str] | None = None) -> pd.DataFrame:
     """Rows without a printed number (other methods, profile demo, a user's images), in the same columns.
 
-    records: those of `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
-    (AUROC, and the pixel metrics where there are any); the verdict is "not printed".
+    records: from `compare`. One line per paper, method, weights, dataset, protocol, image size, profile and metric
+    (AUROC, and pixel metrics if there are any); the verdict is "not printed".
     """
     key = ["row_paper", "method", "row_weights", "dataset", "protocol", "metric", "profile"]
     shown = {
@@ -159,20 +159,20 @@ def ours_alone(records: pd.DataFrame, results_dir: Folder = None, register: set[
 
 
 def by_metric(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows once for each metric that they have, as `value` and `metric`, in the order of the rows."""
+    """Each row repeated for every metric that it has, as `value` and `metric`, in the order of the rows."""
     names = [name for name in rows if name not in METRICS]
     return rows.melt(names, METRICS, "metric", ignore_index=False).dropna(subset="value").sort_index(kind="stable")
 
 
 def _printed_numbers(cells):
-    """One line per printed number: value, unit, note, the printed classes, and those of the mean ([]: not known)."""
+    """One line per printed number: value, unit, note, the printed classes, the classes of the mean ([]: unknown)."""
     cells = cells.assign(is_mean=cells["class"] == "mean", is_class=~cells["class"].str.startswith("mean"))
     notes = cells.groupby(PLACE, sort=False)["note"].agg("; ".join)
     has_mean = cells.groupby(PLACE)["is_mean"].transform("any")
     number = cells[np.where(has_mean, cells["is_mean"], cells["is_class"])].groupby(PLACE)
     first = {name: (name, "first") for name in ("table", "unit")}
     number = number.agg(published=("value", "mean"), **first, has_mean=("is_mean", "any"))
-    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes says nothing alone
+    records = notes.to_frame().join(number, how="inner")  # a mean over a part of the classes is not enough
     records["note"] = ["; ".join(filter(None, dict.fromkeys(note.split("; ")))) for note in records["note"]]
     by_class = cells[cells["is_class"]].groupby(PLACE)
     records["published_classes"] = _dicts(by_class, "class", "value", records.index)
@@ -185,21 +185,21 @@ def _printed_numbers(cells):
 
 
 def _dicts(groups, key, value, index):
-    """The dict key -> value of each group, in the order of `index`; {} for an index that is not a group."""
+    """For each entry of `index`, the dict key -> value of that group; {} if there is no such group."""
     found = {place: dict(zip(part[key], part[value], strict=True)) for place, part in groups}
     return [found.get(place, {}) for place in index]
 
 
 def _usual(rows, by, column):
-    """For each row the most frequent value of a column in its group; of equally frequent values the newest."""
+    """For each row, the most frequent value of a column in its group; among equally frequent values, the newest."""
     found = rows.groupby([*by, column])["finished"].agg(["size", "max"]).sort_values(["size", "max"]).reset_index()
     return rows[by].merge(found.groupby(by)[column].last().reset_index(), "left", by)[column].to_numpy()
 
 
 def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
-    """Of rows that differ in row_weights or image size: of each record (`of`) one backbone's, of each class one size's.
+    """The rows of one row_weights per record (`of`) and one image size per class: the most frequent ones.
 
-    A class without rows of the usual size counts with its own: a paper may see objects at one, textures at another.
+    A class without rows of the usual size keeps its own size: a paper may use one size for objects, one for textures.
     """
     rows = rows[rows["row_weights"] == _usual(rows, ["of"], "row_weights")]
     is_usual = rows["image_size"] == _usual(rows, ["of"], "image_size")
@@ -208,7 +208,7 @@ def largest_variant(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_ours(records, rows, register):
-    """The records with what their rows say; rows: `of` is the index of their record."""
+    """The records with the results of their rows; column `of` of the rows is the index of their record."""
     records = records.assign(n_expected=records["expected"].map(len))
     expected = zip(rows["of"].map(records["expected"]), rows["class"], strict=True)
     reported = rows[["row_paper", "diagnostics"]].set_axis(["paper", "diagnostics"], axis=1).to_dict("records")
@@ -219,7 +219,7 @@ def _with_ours(records, rows, register):
         copy=lambda rows: rows["words"].where(rows["words"].str.fullmatch(r"\d+ of \d+ classes"), ""),
     )
     n_ran = rows.groupby(["of", "seed"])["is_expected"].transform("sum")
-    rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # whole without the others
+    rows = rows[rows["is_expected"] | (n_ran < rows["of"].map(records["n_expected"]))]  # complete without the others
     judged = rows[(rows["profile"] == "paper") & (rows["copy"] == "") & ~rows["is_untrained"]]
     judged = judged.groupby(["of", "class"])["value"].agg(list).reset_index("class").groupby("of")
     judged = records["published_classes"], records["unit"], _dicts(judged, "class", "value", records.index)
@@ -273,32 +273,32 @@ def _verdict(line):
     if line["n_untrained"]:
         return "not trained"
     classes, means = (line["n_classes"], line["n_expected"], line["n_others"]), line["means"] if line["n_seeds"] else []
-    if means and not line["has_mean"]:  # that of its legible columns is not the paper's
+    if means and not line["has_mean"]:  # the mean of its legible columns is not the paper's
         return f"not judged: no printed mean; {extent(classes, line['profile'], len(means), line['copy'])}"
     return verdict(line["published"], line["unit"], means, classes, line["profile"], line["copy"])
 
 
 def _as_printed(line):
-    """The printed value, with as many places as in the paper; '' if there is none."""
+    """The printed value, with as many decimals as in print; '' if there is none."""
     places = 0 if np.isnan(line["unit"]) else max(3, round(-np.log10(line["unit"])))
     over = "" if line["has_mean"] else f" over {len(line['published_classes'])} legible columns"
     return f"{line['published']:.{places}f}{over}" if places else ""
 
 
 def as_text(mean: float, spread: float) -> str:
-    """'0.990 ± 0.001', a mean and its standard deviation over seeds; without the latter, or '', where they are NaN."""
+    """'0.990 ± 0.001': a mean and its standard deviation over seeds; if NaN, the deviation is left out, or all ('')."""
     return "" if np.isnan(mean) else f"{mean:.3f}" + ("" if np.isnan(spread) else f" ± {spread:.3f}")
 
 
 def mean_of_these(record: dict) -> float:
-    """The printed mean of the classes that ran, if only some ran; else NaN. The mean over all would be unfair."""
+    """If only some classes ran, the printed mean over these, else NaN: a mean over all is no fair comparison."""
     printed, names = record["published_classes"], record["classes"].keys()
     is_part = names and record["n_classes"] != record["n_expected"] and names <= printed.keys()
     return float(np.mean([printed[name] for name in names])) if is_part else np.nan
 
 
 def _remarks(line, printed):
-    """Further remarks for readers. printed: the means of the same table, with their labels, for our place in it."""
+    """What else a reader must know; printed: the means of the same table with their labels, to place ours there."""
     mean, n_rows = mean_of_these(line), len(line["classes"]) * line["n_seeds"]
     is_part, is_close = line["n_classes"] != line["n_expected"], line["verdict"] in ("reproduced", "within noise")
     parts = [
@@ -313,7 +313,7 @@ def _remarks(line, printed):
 
 
 def table(records: pd.DataFrame) -> pd.DataFrame:
-    """The records of `compare` that ran, as text to be read, the paper's own method in bold."""
+    """The records of `compare` that ran, as text for readers, with the paper's own method in bold."""
     ran = records[records["n_seeds"] > 0]
     method = ran["label"].where(ran["method"] != ran["paper"], "**" + ran["label"] + "**")
     names = ["dataset", "protocol", "method", "metric", "printed", "ours", "profile", "verdict", "remarks"]
@@ -321,9 +321,9 @@ def table(records: pd.DataFrame) -> pd.DataFrame:
 
 
 def styled(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
-    """A table for a notebook: whole texts, aligned left, numbers with three places, empty cells for missing values."""
+    """A table for a notebook: complete texts, aligned left; numbers with three decimals; missing values blank."""
     plain = table.replace(r"\*\*|`", "", regex=True)  # bold is for Markdown
-    style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # without it a random one
+    style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # the default is random
     style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
     style = style if table.index.names != [None] else style.hide()
     return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")

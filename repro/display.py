@@ -1,4 +1,4 @@
-"""The display of a sweep: bars if stderr is a terminal, else a line for each job and one from time to time.
+"""What a sweep shows: bars if stderr is a terminal, else a line for each job and a status line now and then.
 
 A running job is a dict: number (of its slot), job, since (`time.monotonic()`), progress (of `rows.progress`, or None).
 """
@@ -38,7 +38,7 @@ class Display:
             bar.close()
 
     def show(self, finished: int, failed: int, running: list[dict]) -> None:
-        """Show the progress: on a terminal always, else a line every few minutes."""
+        """Show the status: always on a terminal, else a line every few minutes."""
         if not self.has_terminal and time.monotonic() - self.said < STATUS_EVERY:
             return
         progress = [task["progress"] or {"done": 0, "total": 1} for task in running]
@@ -58,21 +58,21 @@ class Display:
             row.set_description_str(text[:width])
 
     def line(self, text: str, finished: int) -> None:
-        """Print a line that stays, on stdout: a finished job and the number of finished jobs."""
+        """Print a permanent line on stdout about a finished job, with the number of finished jobs."""
         about = ", ".join(filter(None, [f"{finished} of {self.total}", self._left(finished)]))
         self.bar.write(f"[{about}] {text}", file=sys.stdout)
         sys.stdout.flush()
         self.said = time.monotonic()
 
     def _left(self, share):
-        """'about 25 min left', if the rest of the jobs go on as the first did; '' before any news and at the end."""
+        """'about 25 min left', if the other jobs take as long as the first; '' at the start and at the end."""
         if not 0.05 <= share < self.total:
             return ""
         return f"about {duration((time.monotonic() - self.started) * (self.total - share) / share)} left"
 
 
 def doing(task: dict) -> str:
-    """A running job in a line: its name, its running time, and the step and loss that it reports."""
+    """A running job in one line: its name, its time so far, and the step and loss that it reports."""
     text = f"{describe(task['job'])}, {duration(time.monotonic() - task['since'])}"
     return f"{text}: {progress_text(task['progress'])}" if task["progress"] else text
 

@@ -1,4 +1,4 @@
-"""results/gallery: one execution of each paper's notebook on real data, without traces of the machine."""
+"""results/gallery: one execution of each paper on real data, unchanged, but without traces of its machine."""
 
 import ast
 import base64
@@ -15,7 +15,7 @@ from repro.sweep import notebook_path, rows_path, scores_path
 
 
 RESULTS = CHECKOUT / "results"
-LARGEST = 1_500_000  # bytes: more than that a forge does not render
+LARGEST = 1_500_000  # bytes: code-hosting sites do not render more
 
 
 def choose(register: dict, paper: str) -> dict:
@@ -34,12 +34,12 @@ def choose(register: dict, paper: str) -> dict:
 
 
 def is_there(job: dict) -> bool:
-    """Whether the execution that gave the job's rows exists, with the same code as today's notebook."""
+    """Whether the execution that gave the job's rows exists and has the code that its notebook holds today."""
     return _execution(job)[0] is not None
 
 
 def hang(job: dict, licence: str) -> Path:
-    """Write a job's executed notebook, cleaned, unless its page shows it already, its scores, and its cell `cover`.
+    """Write a job's cleaned notebook, its scores and its cell `cover`, unless its page already shows them.
 
     Returns the notebook's path. Raises ValueError if it is too big, and for a job without an execution (`is_there`).
     """
@@ -90,7 +90,7 @@ def _execution(job):
 
 
 def _code(notebook):
-    """The code of a notebook, cell by cell, as syntax trees, so that layout and comments do not count."""
+    """The code of a notebook, cell by cell, as syntax trees: changed layout or comments need no new run."""
     cells = [cell for cell in _read(notebook)["cells"] if cell["cell_type"] == "code"]
     cells = [cell for cell in cells if "injected-parameters" not in cell["metadata"].get("tags", [])]
     return [ast.dump(ast.parse(re.sub("(?m)^%", "#%", "".join(cell["source"])))) for cell in cells]  # %: of IPython
@@ -135,8 +135,8 @@ def cleaned(text: str, header: str) -> str:
     places = {tempfile.gettempdir(): "TEMPORARY", str(CHECKOUT): ".", os.path.expanduser("~"): "~"}
     names = [name for name in ("ADLIB_DATA", "ADLIB_CACHE") if os.environ.get(name)]
     places |= {os.path.abspath(os.environ[name]): f"${name}" for name in names}
-    pieces = re.split(r'(?m)(^ *"image/.*$)', text)  # every other one is a picture, which is no text
-    for path, label in sorted(places.items(), key=lambda place: -len(place[0])):  # a folder before the one around it
+    pieces = re.split(r'(?m)(^ *"image/.*$)', text)  # every second piece is a picture, not text
+    for path, label in sorted(places.items(), key=lambda place: -len(place[0])):  # an inner folder before its parent
         inside = r"/[\w./-]*" if label == "TEMPORARY" else r"(?![\w.-])"
         if len(path) > 1:
             pieces[::2] = [re.sub(re.escape(path) + inside, label, piece) for piece in pieces[::2]]

@@ -1,4 +1,4 @@
-"""One job: papermill runs its notebook in a kernel and gives back rows, scores and the executed notebook.
+"""One job: papermill runs its notebook in a kernel, and gives back rows, scores and the executed notebook.
 
 outcome = run_job(job, {"notebooks": "notebooks", "work": "/tmp/work"})    # writes into its work folder alone
 with processes() as submit:                # the same in a fresh process, after which `left_outcome` has it
@@ -31,15 +31,15 @@ from repro import rows
 from repro.register import CHECKOUT, describe, place
 
 
-LABELS = ["dataset", "normal_class", "protocol", "seed", "profile", "device", "out_dir"]  # of parameters: no settings
+LABELS = ["dataset", "normal_class", "protocol", "seed", "profile", "device", "out_dir"]  # these are no settings
 SHORT = 66  # characters of a folder for sockets: the paths of these end at 104
 START_TIMEOUT = 120  # seconds for a kernel to start, on a busy machine
 OUTCOME = "outcome.pickle"  # in the work folder of a job
-KERNEL_LOG = "kernel.log"  # next to an executed notebook: what the kernel printed outside of cell outputs
-LOG_MOST = 20_000  # characters of it, and of a traceback, that go into a job's log
-# A crashing interpreter says where on the standard error that it was started with: the one that ipykernel puts in its
-# place is lost. And on Linux (1 is PR_SET_PDEATHSIG) a kernel ends with its parent at once: ipykernel looks for it once
-# a second, and writes meanwhile into folders that are to go.
+KERNEL_LOG = "kernel.log"  # next to an executed notebook: what the kernel's process printed outside of cells
+LOG_MOST = 20_000  # at most so many characters of it, and of a traceback, go into a job's log
+# A crashing interpreter must report on the standard error that it was started with: what goes to ipykernel's substitute
+# is lost. On Linux (1 is PR_SET_PDEATHSIG) a kernel ends at once with its parent: ipykernel checks for it only once a
+# second, and meanwhile writes into folders that are to be removed.
 _LAUNCH = """\
 import ctypes, faulthandler, os, runpy, signal, sys
 faulthandler.enable(os.dup(2))
@@ -48,14 +48,14 @@ if sys.platform == "linux":
 runpy.run_module("ipykernel_launcher", run_name="__main__")"""
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 _EMPTY = dict(rows=[], scores=None, notebook=None, error=None, log="", seconds=0.0, cell_seconds=0.0)  # an outcome
-_kernels = []  # processes that this one started, so that it takes them along
+_kernels = []  # kernels that this process started, and must end when it ends
 
 
 def parameters_of(notebook: str | Path) -> dict:
     """The parameters of a notebook and their defaults: name -> value, from the cell tagged `parameters`.
 
-    Read from the syntax tree: papermill's own inspection skips lines whose comment holds an equals sign.
-    Raises FileNotFoundError, and ValueError where there is no such cell or a default is no plain literal.
+    This reads the syntax tree, because papermill's own inspection skips lines whose comment holds an equals sign.
+    Raises FileNotFoundError, and ValueError if there is no such cell or a default is no plain literal.
     """
     notebook = Path(notebook)
     if not notebook.is_file():
@@ -74,13 +74,13 @@ def parameters_of(notebook: str | Path) -> dict:
                 with contextlib.suppress(ValueError):
                     defaults[name] = ast.literal_eval(value)
                     continue
-        only = "only name = literal may stand in the cell tagged 'parameters'"
+        only = "the cell tagged 'parameters' may hold only name = literal"
         raise ValueError(f"{notebook}: {only}, not {ast.unparse(line)!r}")
     return defaults
 
 
 def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | Path) -> dict:
-    """The parameters injected into a job's notebook; ValueError for an unknown parameter or another type."""
+    """The parameters injected into a job's notebook; ValueError if it lacks one, or has one of another type."""
     given = {name: job[name] for name in ("dataset", "protocol", "seed", "profile")}
     given |= {"normal_class": job["class"], "device": device, "out_dir": out_dir}  # LABELS
     if taken := [name for name in job["settings"] if name in given]:
@@ -93,7 +93,7 @@ def job_parameters(job: dict, device: str, out_dir: str | None, notebook: str | 
 def check_parameters(given: dict, notebook: str | Path) -> None:
     """ValueError unless the notebook has each given parameter, with a default of the same type.
 
-    An int may stand for a float, anything for None, a list for a tuple; a bool is no int. No count or list is empty.
+    An int may replace a float, a list a tuple, anything None; a bool is no int. No count is 0, and no list is empty.
     """
     defaults, where = parameters_of(notebook), Path(notebook).name
     for name, value in given.items():
@@ -111,10 +111,10 @@ def check_parameters(given: dict, notebook: str | Path) -> None:
 def run_job(job: dict, options: dict) -> dict:
     """Run the notebook of a job: a dict of rows, scores, notebook, error, log, seconds, cell_seconds.
 
-    options: notebooks (their folder), device, commit, work (a private folder). rows: as in the CSV, [] where the job
-    failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's text, also where a cell
-    failed; error: None, or what went wrong in a line; log: the traceback, and what the kernel's process printed outside
-    of cells; cell_seconds: of `seconds`, those in cells. Raises ValueError for a parameter that does not fit.
+    options: notebooks (their folder), device, commit, work (a private folder). rows: as in the CSV, [] if the job
+    failed; scores: the bytes of scores.csv.gz or None; notebook: the executed notebook's text, even if a cell failed;
+    error: None, or one line about what went wrong; log: the traceback, and what the kernel's process printed outside of
+    cells; cell_seconds: the part of `seconds` in cells. Raises ValueError for a parameter that does not fit.
     """
     started, work, outcome = time.monotonic(), Path(options["work"]), _EMPTY.copy()
     notebook, executed = Path(options["notebooks"], f"{job['paper']}.ipynb"), work / "executed.ipynb"
@@ -128,7 +128,7 @@ def run_job(job: dict, options: dict) -> dict:
         outcome["rows"] = [row | extra for row in _fitting_rows(job, work / "rows.csv")]
         scores = work / "scores.csv.gz"
         outcome["scores"] = scores.read_bytes() if scores.is_file() else None
-    except Exception as error:  # whatever a notebook, a kernel or papermill can raise makes a failed row, no more
+    except Exception as error:  # any error of a notebook, a kernel or papermill only makes a failed row
         outcome |= {"rows": [], "error": last_line(error), "log": _ANSI.sub("", str(error))[-LOG_MOST:]}
     with contextlib.suppress(OSError):
         outcome["log"] = (work / KERNEL_LOG).read_bytes()[-LOG_MOST:].decode(errors="replace") + outcome["log"]
@@ -137,7 +137,7 @@ def run_job(job: dict, options: dict) -> dict:
 
 
 def settings_text(job: dict, defaults: dict) -> str:
-    """The settings in the rows of a job: all parameters of its notebook except LABELS, as compact JSON."""
+    """A job's settings as its rows hold them: all parameters of its notebook except LABELS, as compact JSON."""
     settings = {name: value for name, value in (defaults | job["settings"]).items() if name not in LABELS}
     return json.dumps(settings, sort_keys=True, separators=(",", ":"))
 
@@ -149,14 +149,14 @@ def _fitting_rows(job, path):
     if not (lines := rows.read(path)):
         raise ValueError("the notebook left a rows.csv without rows")
     for row in lines:
-        claimed = row | {"settings": job["settings"]}  # these are noted later
+        claimed = row | {"settings": job["settings"]}  # these are added later
         if row["status"] != "ok" or place(claimed) != place(job):
             raise ValueError(f"a row of the notebook says {describe(claimed)}, the job is {describe(job)}")
     return lines
 
 
 def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
-    """Execute a notebook with papermill, in its own folder, with a kernel of this interpreter; raises its errors."""
+    """Execute a notebook with papermill, in its own folder, with a kernel of this interpreter; raises any error."""
     import papermill  # takes seconds
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
@@ -174,9 +174,9 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
             _kernels.append(self.provisioner.process)
 
     logging.getLogger("papermill").setLevel(logging.ERROR)  # it warns of parameters that its inspection overlooks
-    # Kernels talk over Unix sockets: eight starting at once race for TCP ports, and a lost race loses a job.
+    # Kernels use Unix sockets: eight that start at once race for TCP ports, and a lost race loses a job.
     transports = ["ipc", "tcp", "tcp"] if hasattr(socket, "AF_UNIX") else ["tcp", "tcp"]
-    # next to the output; removed with the work folder
+    # next to the output, to be removed together with the work folder
     parents = [os.path.dirname(os.path.abspath(output)), tempfile.gettempdir()]
     parent = next((path for path in parents if len(path) < SHORT), "/tmp")
     options = {"parameters": parameters, "cwd": str(Path(notebook).parent), "progress_bar": False}
@@ -196,7 +196,7 @@ def execute(notebook: str | Path, output: str | Path, parameters: dict) -> None:
 
 
 def _of_notebook(path):
-    """The text of an executed notebook and papermill's seconds in cells; an error if it is missing or cut off."""
+    """An executed notebook's text and papermill's seconds in cells; an error if it is incomplete or missing."""
     try:
         text = Path(path).read_text(encoding="utf-8")
         cells = json.loads(text)["cells"]
@@ -207,12 +207,12 @@ def _of_notebook(path):
 
 
 def failure(error: str, work: str | Path) -> dict:
-    """The outcome, as in `run_job`, of a job that gave nothing back; a notebook may exist."""
+    """The outcome, as from `run_job`, of a job that gave nothing back, except perhaps a notebook."""
     return _EMPTY | _of_notebook(Path(work, "executed.ipynb")) | {"error": error}
 
 
 def last_line(error: BaseException) -> str:
-    """The error in one line, like the last line of a traceback."""
+    """An error in one line, like the last line of its traceback."""
     name, said = getattr(error, "ename", type(error).__name__), getattr(error, "evalue", error)  # of papermill's errors
     return next(line.strip() for line in _ANSI.sub("", f"{name}: {said}").splitlines() if line.strip())[:300]
 
@@ -221,9 +221,9 @@ def last_line(error: BaseException) -> str:
 def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     """Gives submit(job, options, variables={}): a future of `run_job` in a fresh process with these in its environment.
 
-    The future gives None once `left_outcome` finds the outcome in the job's work folder; where the process died, it
-    raises BrokenExecutor. Processes are forked from one that has imported papermill. Leaving the context ends those
-    that run, with their kernels; if this process is killed, they end too, and remove the folder `root`.
+    The future gives None once `left_outcome` finds the outcome in the job's work folder; it raises BrokenExecutor if
+    the process died. Processes are forked from a server that has imported papermill. Leaving the context ends running
+    processes and their kernels. If this process is killed, they end too, and remove the folder `root`.
     """
     context, executors = multiprocessing.get_context("forkserver"), {}
     context.set_forkserver_preload(["papermill", "repro.preload"])
@@ -235,7 +235,7 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
     others = set(multiprocessing.active_children())
 
     def submit(job, options, variables=None):
-        # not as soon as they are done: while this process keeps what they gave, one of them has an eye on it
+        # not as soon as a job is done: its process still watches this one, which stores the outcome
         for future in [future for future in executors if future.done()]:
             executors.pop(future).shutdown()
         executor = ProcessPoolExecutor(1, context, _begin, (root, variables or {}))
@@ -259,21 +259,21 @@ def processes(root: str | None = None) -> Iterator[Callable[..., Future]]:
 
 
 def _begin(root, variables):
-    """Runs first in each job's process: sets what its kernel inherits, and ends the process with its parents."""
+    """Runs first in each job's process: sets what its kernel inherits, and makes it end with its parents."""
     set_environment(variables)
-    # a handler, not SIG_IGN, which the kernel would inherit; Ctrl-C reaches this process too, and the parent decides
+    # Ctrl-C reaches this process too, but the parent decides; a handler, because the kernel would inherit SIG_IGN
     signal.signal(signal.SIGINT, lambda *_: None)
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # with the process that it was forked from, see _LAUNCH
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # ends with the process that it was forked from, see _LAUNCH
     threading.Thread(target=_follow_parent, args=(root,), daemon=True).start()
 
 
 def _follow_parent(root):
-    """End this process, its kernel and its temporary folders when the parent has gone, also after SIGKILL."""
+    """When the parent is gone, even by SIGKILL, end this process and its kernel, and remove the temporary folders."""
     multiprocessing.parent_process().join()
     for kernel in _kernels:
         kernel.kill()
-    folders = [root or "", util.get_temp_dir()]  # the second one is of the parent's forkserver
+    folders = [root or "", util.get_temp_dir()]  # the second belongs to the parent's forkserver
     for _ in range(250):  # the main thread and the kernel may write there until they are gone
         for folder in filter(os.path.exists, folders):
             shutil.rmtree(folder, ignore_errors=True)
@@ -282,25 +282,25 @@ def _follow_parent(root):
 
 
 def leave_outcome(job: dict, options: dict) -> None:
-    """`run_job` without a pipe: if a process were killed while it sends, its parent would wait for ever."""
+    """Write the outcome of `run_job` to a file: with a pipe, a process killed while sending would block its parent."""
     rows.write_whole(Path(options["work"], OUTCOME), pickle.dumps(run_job(job, options)), durable=False)
 
 
 def left_outcome(work: str | Path) -> dict:
-    """The outcome that a job's process left in its work folder, as in `run_job`; raises OSError if there is none."""
+    """The outcome of `run_job` that a job's process left in its work folder; raises OSError if there is none."""
     return pickle.loads(Path(work, OUTCOME).read_bytes())
 
 
 def set_environment(variables: dict[str, str]) -> None:
-    """Prepare this process's environment for starting kernels; variables: from `environment`."""
+    """Prepare this process's environment for starting kernels; `variables` come from `environment`."""
     os.environ.update(variables)
     os.environ.pop("MPLBACKEND", None)  # a user's choice for scripts would leave the notebooks without pictures
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each kernel compiles torch again, for seconds
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # else each kernel spends seconds compiling torch again
 
 
 def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
     """The environment variables of jobs and kernels; gpu: the one that they see (None: as this process does)."""
-    # a user's own choice is kept, for all: two libraries with different counts fight for the cores
+    # a user's own choice holds for all libraries: two with different counts would fight for the cores
     threads = os.environ.get("OMP_NUM_THREADS", str(threads))
     wanted = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), threads)
     wanted["PYTHONPATH"] = os.pathsep.join(filter(None, [str(CHECKOUT), os.environ.get("PYTHONPATH")]))
@@ -314,7 +314,7 @@ def environment(threads: int, gpu: str | None = None) -> dict[str, str]:
 
 
 def cores() -> int:
-    """The cores this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

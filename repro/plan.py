@@ -1,4 +1,4 @@
-"""The plan of a sweep: jobs done and jobs left, what is missing for them on this machine, and their time."""
+"""The plan of a sweep: which jobs are done and which are left, what is missing here, how long the jobs take."""
 
 import functools
 import os
@@ -17,7 +17,7 @@ from repro.sweep import outstanding, rows_path
 WIDTH = 120  # of what is printed below the table
 N_DEVICES = 3  # columns of the table
 N_NAMED = 8  # classes named on one line
-KIND = ["paper", "dataset", "protocol", "profile", "backbone"]  # shared where one job tells of the other's time
+KIND = ["paper", "dataset", "protocol", "profile", "backbone"]  # shared by jobs whose times can be compared
 
 
 def missing(jobs: list[dict]) -> list[dict]:
@@ -29,11 +29,11 @@ def missing(jobs: list[dict]) -> list[dict]:
     from adlib import backbones  # these import torch, as `register.jobs` does
     from repro import data
 
-    # looked at once for all jobs, and anew by the next call, for files come and go
+    # looked up once for all jobs, and again by the next call, because files come and go
     there, lacking = functools.cache(data.there), {}
     for job in jobs:
         given = job["settings"]
-        # 32 where the register says nothing: what `data.one_class` takes, and the notebooks that have no image_size
+        # 32 if the register says nothing: the default of `data.one_class`, and of notebooks without image_size
         images = data.missing(job["dataset"], job["class"], given.get("image_size", 32), there)
         weights = backbones.missing(given.get("backbone"), given.get("weights"))
         for what, how, is_downloaded in filter(None, (images, weights)):
@@ -43,16 +43,16 @@ def missing(jobs: list[dict]) -> list[dict]:
 
 
 def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
-    """An estimate of each job's time, from existing rows: columns device, job (its id), seconds, is_alike.
+    """How long each job should take, judged by the rows: columns device, job (its id), seconds, is_alike.
 
-    A line for each device on which the rows hold a run of the job's KIND. Of such runs those with its own settings
-    count, whatever their seed (is_alike: there are any), else all; of these those of its own class, else all; of what
-    is left the mean: too low where only other seeds have run, and train less. Failed rows and stand-ins do not count.
+    One line for each device with runs of the job's KIND. Only runs with the job's own settings count, whatever their
+    seed (then is_alike), or else all; among these only runs of its own class, or else all. The estimate is their mean:
+    too low if only other seeds have run, and train less. Failed rows and stand-ins do not count.
     """
     counted = [row for row in rows if row["status"] == "ok" and row["device"] and not of_stand_ins(row)]
     runs = frame(counted).assign(backbone=[place(row)[-1] for row in counted])
     runs["seconds"] = runs["job"].map(run_seconds(runs))
-    runs["is_cpu"] = runs["device"].str.startswith("cpu")  # a baseline on it counts to the run of a GPU
+    runs["is_cpu"] = runs["device"].str.startswith("cpu")  # a baseline on the CPU belongs to the run of a GPU
     runs = runs.sort_values(["is_cpu", "device"]).drop_duplicates("job").dropna(subset="seconds")
     runs = runs[[*KIND, "class", "seed", "job", "device", "seconds"]]
     wanted = [job | {"job": job["id"], "backbone": place(job)[-1]} for job in jobs]
@@ -67,29 +67,29 @@ def seconds(jobs: list[dict], rows: list[dict]) -> pd.DataFrame:
 
 
 def text(jobs: list[dict], out: str | Path, force: bool = False, command: str = "make reproduce") -> str:
-    """The plan of these jobs, with rows under `out`, as text of under 80 lines for all jobs of a profile.
+    """The plan of these jobs, with rows under `out`, as text: under 80 lines for all jobs of a profile.
 
-    Estimates are from the rows under `out` and those of results/. force: done and stale jobs are to run too. command:
-    what runs the jobs. Raises ValueError for a damaged result file, and as `missing`.
+    Estimates come from the rows under `out` and in results/. force: done and stale jobs run too. command: runs the
+    jobs. Raises ValueError for a damaged result file, and as `missing` does.
     """
     todo, done, stale = outstanding(jobs, out)
     todo = list(jobs) if force else todo
     paths = {rows_path(folder, job) for folder in (CHECKOUT / "results", Path(out).resolve()) for job in jobs}
-    rows = standing([row for path in sorted(paths) for row in read(path)])  # of a job in both places the newer ones
+    rows = standing([row for path in sorted(paths) for row in read(path)])  # if both hold a job, its newer rows
     known = seconds(todo, rows)
     devices = list(known["device"].value_counts().sort_index().sort_values(ascending=False, kind="stable").index)
     ids = {job["id"] for job in todo}
     n_unknown = len(ids - set(known["job"]))
     n_failed = len(ids & {row["job"] for row in rows if row["status"] == "failed"})
     notes = {
-        "hours left: one job at a time on that device, by the rows of such jobs. Rows without job_seconds tell of "
-        "training and scoring alone; reading data, kernels and pictures come on top. Two jobs at once on two cores "
+        "hours left: for one job at a time on that device, from the rows of such jobs. Rows without job_seconds cover "
+        "only training and scoring; reading data, kernels and pictures come on top. Two jobs at once on two cores "
         "share them, one thread each; on one GPU they share it.": len(known),
         "~: in part from rows of other settings, such as more or fewer methods": not known["is_alike"].all(),
         f"unknown: {n_unknown} of {len(todo)} jobs have no row to estimate from (same paper, dataset, protocol, "
-        "profile and backbone), and are in no sum of hours": n_unknown,
-        f"the rows know of other devices too: {', '.join(devices[N_DEVICES:])}": devices[N_DEVICES:],
-        f"{n_failed} of the jobs to run failed when last run": n_failed,
+        "profile and backbone), and count in no sum of hours": n_unknown,
+        f"the rows hold other devices too: {', '.join(devices[N_DEVICES:])}": devices[N_DEVICES:],
+        f"{n_failed} of the jobs to run failed in their last run": n_failed,
     }
     notes = [note for note, applies in notes.items() if applies]
     last = [f"to run {'it' if len(todo) == 1 else f'these {len(todo)}'}: {command}" if todo else "nothing to run"]
@@ -106,7 +106,7 @@ def _table(jobs, done, stale, todo, known, devices):
     labels = ["paper", "dataset", "protocol"]
     frame = pd.DataFrame(jobs, columns=["paper", "dataset", "protocol", "settings", "id"]).rename(columns={"id": "job"})
     frame["paper"] += [f" {given.get('backbone', '')}".rstrip() for given in frame["settings"]]
-    frame["dataset"] = frame["dataset"].str.replace("(?<=:).*/", "", regex=True)  # of a path the last part
+    frame["dataset"] = frame["dataset"].str.replace("(?<=:).*/", "", regex=True)  # of a path only the last part
     for name, part in (("done", done), ("stale", stale), ("to run", todo)):
         frame[name] = frame["job"].isin([job["id"] for job in part])
     frame = pd.concat([frame, frame.assign(paper="all", dataset="", protocol="")])
@@ -122,7 +122,7 @@ def _table(jobs, done, stale, todo, known, devices):
 
 
 def _hours(left):
-    """'0.4 h', '~0.4 h for 9, 3 unknown' or '3 unknown', of jobs to run with their seconds; where NaN, unknown."""
+    """'0.4 h', '~0.4 h for 9, 3 unknown' or '3 unknown', for jobs to run with their seconds; NaN is unknown."""
     known = left.dropna(subset="seconds")
     hours, n_unknown = known["seconds"].sum() / 3600, len(left) - len(known)
     text = f"{'' if known['is_alike'].all() else '~'}{'<0.1' if hours < 0.05 else f'{hours:.1f}'} h"
@@ -141,6 +141,6 @@ def _needs(todo):
         n_jobs = sum(n for _, n in entries)
         more = f" and {len(entries) - N_NAMED} more" * (len(entries) > N_NAMED)
         name = f"{name} {', '.join(normal for normal, _ in entries[:N_NAMED])}{more}".strip()
-        # where ADLIB_DATA points to is said once, not with each
+        # the value of ADLIB_DATA is printed once, not with each
         lines.append(f"  {name}, for {n_jobs} job{'s' * (n_jobs > 1)}: {how.replace(f' (now {root})', '')}")
     return lines or ["data and weights are all here"] * bool(todo)

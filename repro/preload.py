@@ -1,4 +1,4 @@
-"""Imports that all jobs need. The server from which their processes are forked does them once."""
+"""Imports that all job processes need. The server from which they are forked imports this, once for all."""
 
 import gc
 

@@ -1,7 +1,7 @@
 """The register, experiments.toml: which paper runs on which datasets, classes and seeds, with which settings.
 
-A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the others.
-What the register does not hold (other settings, seeds, classes, own images) is a trial: it may run, not into results/.
+A job is a plain dict: paper, dataset, class, protocol, seed, profile, settings, id. Its id is a hash of all the other
+keys. A job outside the register (other settings, seeds, classes, images) is a trial: it may run, but not into results/.
 """
 
 import collections
@@ -21,7 +21,7 @@ PROTOCOLS = ["official", "80-20", "superclass"]
 _PAPER_KEYS = ["title", "asks", "seeds", "profiles", "runs", "gallery", "rehearsal", "own"]
 _RUN_KEYS = ["datasets", "protocols", "classes", "seeds", "profiles", "settings"]
 _GALLERY_KEYS = ["dataset", "class", "protocol", "seed", "licence"]
-_KEYS = {"profiles": PROFILES, "gallery": _GALLERY_KEYS, "own": ["like", "settings"]}  # of tables in a paper's
+_KEYS = {"profiles": PROFILES, "gallery": _GALLERY_KEYS, "own": ["like", "settings"]}  # of a paper's subtables
 # classes and seeds of a paper on a dataset, split by a protocol
 Cell = collections.namedtuple("Cell", "paper dataset protocol classes seeds settings")
 
@@ -37,7 +37,7 @@ def load(path: str | Path | None = None) -> dict:
         raise ValueError(f"{path} is not valid TOML: {error}") from None
     for paper, table in register.items():
         if not isinstance(table, dict):
-            raise ValueError(f"{path}: {paper} stands outside of a paper's table")
+            raise ValueError(f"{path}: {paper} is outside of a paper's table")
         _choose(table, _PAPER_KEYS, f"{path}: key of [{paper}]")
         for part, keys in _KEYS.items():
             _choose(table.get(part, {}), keys, f"{path}: key of [{paper}.{part}]")
@@ -61,13 +61,13 @@ def jobs(
     protocols: list[str] | None = None,
     backbones: list[str] | None = None,
 ) -> list[dict]:
-    """The jobs of one profile, of each paper first all of the first seed: a list of dicts (see the top of this file).
+    """The jobs of one profile, sorted by paper and then by seed: a list of dicts (see the top of this file).
 
-    papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all of it). A class or
-    seed that none of the chosen runs holds makes trials of all of them. settings go over those of profile and run.
-    datasets may hold folder:PATH and npz:PATH: all their classes, protocol official unless `protocols` says otherwise,
-    settings those of the first run on the dataset that [paper.own] names, and its own over them. Classes go by any name
-    that `data.class_index` knows. Raises ValueError with the choices for whatever is not there.
+    papers, datasets, protocols, backbones, classes and seeds choose from the register (None: all). A class or seed that
+    none of the chosen runs holds gives trials in all of these runs. settings override those of profile and run.
+    datasets may hold folder:PATH and npz:PATH. They have all their classes, protocol official unless `protocols`
+    differs, and the settings of the first run on the dataset that [paper.own] names, overridden by its own. Classes
+    have any name that `data.class_index` knows. Raises ValueError with the choices for anything unknown.
     """
     papers = _choose(papers, register, "paper") if papers else list(register)
     _choose([profile], PROFILES, "profile")
@@ -110,7 +110,7 @@ def jobs(
         _choose(backbones, there, f"backbone {where}")
         cells = [cell for cell in cells if cell.settings.get("backbone") in backbones]
 
-    from repro import data  # imports torch: not before it is known that there is something to run
+    from repro import data  # imports torch, so only when there is something to run
 
     for number, (_, name, protocol, normals, *_) in enumerate(cells):
         data.check_protocol(name, protocol)
@@ -128,11 +128,11 @@ def jobs(
         for seed, normal in itertools.product(of_run, normals):
             content = job(paper, name, normal, protocol, seed, profile, given)
             made[content["id"]] = content
-    return sorted(made.values(), key=lambda job: (papers.index(job["paper"]), job["seed"]))  # else as they stand
+    return sorted(made.values(), key=lambda job: (papers.index(job["paper"]), job["seed"]))  # else in given order
 
 
 def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile: str, settings: dict) -> dict:
-    """One job with its id, the first 12 hex digits of the SHA-256 of the others as compact, sorted JSON."""
+    """One job with its id, the first 12 hex digits of the SHA-256 of its other keys as compact, sorted JSON."""
     content = {"paper": paper, "dataset": dataset, "class": normal, "protocol": protocol, "seed": seed}
     content |= {"profile": profile, "settings": dict(settings)}
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
@@ -140,7 +140,7 @@ def job(paper: str, dataset: str, normal: str, protocol: str, seed: int, profile
 
 
 def all_ids(register: dict) -> set[str]:
-    """The ids of the register's jobs in every profile; ValueError where two runs give one job two sets of settings."""
+    """The ids of the register's jobs in every profile; ValueError if two runs give one job different settings."""
     seen = {}
     for paper, profile in itertools.product(register, PROFILES):
         for made in jobs(register, [paper], profile=profile) if _runs(register[paper], profile) else []:
@@ -150,7 +150,7 @@ def all_ids(register: dict) -> set[str]:
 
 
 def place(entry: dict) -> tuple[str, ...]:
-    """The labels and the backbone that identify a job, or a result row, among the others of its table."""
+    """The labels and backbone that identify a job or a result row among its neighbours."""
     settings = entry["settings"]
     settings = json.loads(settings or "{}") if isinstance(settings, str) else settings
     backbone = settings.get("backbone") or _usual_backbone(entry["paper"])  # a row names it, a job need not
@@ -159,22 +159,22 @@ def place(entry: dict) -> tuple[str, ...]:
 
 @functools.cache
 def _usual_backbone(paper):
-    """The default backbone of a notebook, '' if it has none."""
-    from repro.job import parameters_of  # here, for that module imports this one
+    """The default backbone of a paper's notebook; '' if it has none."""
+    from repro.job import parameters_of  # here, because that module imports this one
 
     notebook = CHECKOUT / "notebooks" / f"{paper}.ipynb"
     return parameters_of(notebook).get("backbone", "") if notebook.is_file() else ""
 
 
 def describe(job: dict) -> str:
-    """A job in a few words: 'two_stage mnist 8 seed 0 quick' (and backbone and protocol, unless it is official)."""
+    """A job in a few words: 'two_stage mnist 8 seed 0 quick', with any backbone, and the protocol unless official."""
     protocol = "" if job["protocol"] == "official" else f" {job['protocol']}"
     backbone = f" {job['settings']['backbone']}" if "backbone" in job["settings"] else ""
     return f"{job['paper']}{backbone} {job['dataset']}{protocol} {job['class']} seed {job['seed']} {job['profile']}"
 
 
 def fingerprint() -> str:
-    """The first 12 hex digits of the SHA-256 of all that decides a job's result: code, notebooks and the register."""
+    """The first 12 hex digits of the SHA-256 of all that determines results: code, notebooks and the register."""
     digest = hashlib.sha256()
     patterns = ("adlib/*.py", "repro/**/*.py", "notebooks/*.ipynb", "experiments.toml")
     for path in sorted(path for pattern in patterns for path in CHECKOUT.glob(pattern)):
@@ -196,14 +196,14 @@ def _runs(table, profile):
 
 
 def _named_classes(datasets, classes):
-    """dataset -> the wanted classes that it has, each once; ValueError for a class that no dataset has."""
+    """dataset -> its wanted classes, each once; ValueError for a class that no dataset has."""
     from repro import data
 
     named = {name: {} for name in datasets}
     for wanted in classes:
         errors = []
         for name in datasets:
-            # Beside MNIST 8 is a digit and not an object too: that would be a trial, for which nobody asked.
+            # Next to MNIST, 8 is only a digit, not also an object: nobody asked for that trial.
             if name == "coil100" and any(wanted in data.class_names(other) for other in datasets if other != name):
                 continue
             try:

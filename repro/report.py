@@ -2,7 +2,7 @@
 
     report.write("build/report")     # -> build/report/index.html, two_stage.html, ...
 
-They need neither network nor scripts: equations are MathML, pictures are embedded. All code except training is folded.
+They need neither network nor scripts: equations are MathML, pictures are embedded. Code is folded, except training.
 """
 
 import re
@@ -46,7 +46,7 @@ def write(folder: Path | str) -> Path:
 
 
 def pages(parts: list[Path], title: str, text: str) -> dict[str, str]:
-    """The HTML of executed notebooks and Markdown files, by their stems, and of `index`: links to them, and a text."""
+    """stem -> HTML of executed notebooks and Markdown files, and of `index`, which has links to them and a text."""
     notebooks = {part.stem: _notebook(part.read_text(encoding="utf-8"), part.suffix) for part in parts}
     headings = [re.search(r"(?m)^# (.+)", "\n".join(cell.source for cell in nb.cells)) for nb in notebooks.values()]
     titles = {name: heading[1] if heading else name for name, heading in zip(notebooks, headings, strict=True)}
@@ -70,7 +70,7 @@ def _converter(names):
     mathml = LatexToMathML(fancy_error=False)
 
     def equation(latex, block):
-        if "\\tag" in latex:  # of math-core, an equation has a number only here, and in ASCII
+        if "\\tag" in latex:  # math-core numbers an equation only here, and only in ASCII
             latex = f"\\begin{{equation}}{latex.replace('–', '-')}\\end{{equation}}"
         try:
             return mathml.convert_with_local_state(latex, displaystyle=block)

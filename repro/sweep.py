@@ -1,6 +1,6 @@
-"""The sweep: jobs of the register -> a process each (`job.py`) -> result rows, which only the parent writes.
+"""The sweep: each job of the register runs in its own process (`job.py`); only the parent writes the result rows.
 
-A job whose process died is submitted again, and finds the newest `checkpoint.pt` that it left next to its rows.
+If a job's process dies, the job is submitted again, and finds the newest `checkpoint.pt` that it left.
 """
 
 import contextlib
@@ -25,16 +25,16 @@ from repro.job import cores, environment, failure, job_parameters, last_line, le
 from repro.register import CHECKOUT, describe, place
 
 
-ATTEMPTS = 3  # times that a job is submitted while its processes die
+ATTEMPTS = 3  # how often a job is submitted if its processes die
 CHECKPOINT = "checkpoint.pt"  # in the work folder of a job
-NOTE_EVERY = 60  # seconds between two lines of a log that say how far its job is
-LONGEST = 150  # bytes of a file's name, of the 255 that file systems take: there come suffixes
+NOTE_EVERY = 60  # seconds between two lines of progress in a job's log
+LONGEST = 150  # bytes of a file's name, of the 255 that file systems take, because suffixes follow
 
 
 def notebook_path(out: str | Path, job: dict) -> Path:
-    """The path of a job's executed notebook under `out`; a hash is added if its name does not identify the job."""
+    """The path of a job's executed notebook under `out`; it gets a hash if the name does not identify the job."""
     dataset = job["dataset"]
-    if ":" in dataset:  # the last part of the path, since many end alike
+    if ":" in dataset:  # the last part of the path and a hash, since many paths end alike
         kind, path = dataset.split(":", 1)
         dataset = f"{kind}-{Path(path).stem}-{_digest(path)}"
     backbone = f"{job['settings']['backbone']}-" if "backbone" in job["settings"] else ""
@@ -48,17 +48,17 @@ def _digest(text):
 
 
 def scores_path(out: str | Path, job: dict) -> Path:
-    """The path of the per-image scores of a job under `out`."""
+    """The path of a job's per-image scores under `out`."""
     return Path(out, "scores", f"{job['id']}.csv.gz")
 
 
 def log_path(out: str | Path, job: dict) -> Path:
-    """The path of a job's log under `out`: when it began, what it did, and how it ended, for each of its runs."""
+    """The path of a job's log under `out`: when the job began, what it did and how it ended, in each of its runs."""
     return Path(out, "logs", job["paper"], notebook_path(out, job).with_suffix(".log").name)
 
 
 def checkpoint_path(out: str | Path, job: dict) -> Path:
-    """The path of a job's newest checkpoint until its rows are in; its id is in the name: no other job may use it."""
+    """The path of a job's newest checkpoint until its rows are written; its id is in the name: no other job uses it."""
     return notebook_path(out, job).with_suffix(f".{job['id']}.pt")
 
 
@@ -68,9 +68,9 @@ def rows_path(out: str | Path, job: dict) -> Path:
 
 
 def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list]:
-    """(jobs to run, jobs done, jobs whose place has rows with other settings), from the rows under `out`.
+    """(jobs to run, jobs done, jobs whose place is taken by rows of other settings), from the rows under `out`.
 
-    Rows of a user's own images that are no longer these images do not count: their jobs are to run.
+    Rows of a user's own images do not count once the images have changed: their jobs run again.
     """
     read, sources = [row for path in {rows_path(out, job) for job in jobs} for row in rows.read(path)], {}
     good = [row for row in read if row["status"] == "ok" and _is_of_these_images(row, sources)]
@@ -82,7 +82,7 @@ def outstanding(jobs: Iterable[dict], out: str | Path) -> tuple[list, list, list
 
 
 def _is_of_these_images(row, sources):
-    """Whether own images are still those that a row was measured on, or are gone; True for all other datasets."""
+    """Whether a user's own images are unchanged since a row was measured, or gone; True for other datasets."""
     name = row["dataset"]
     if not name.startswith(("folder:", "npz:")):
         return True
@@ -109,12 +109,12 @@ def reproduce(
 ) -> dict[str, Any]:
     """Run the jobs that have no rows under `out` yet; n_jobs at once (None: two, or two a GPU, if the cores suffice).
 
-    Says what it does on stdout, with bars on stderr where that is a terminal. gpus: what CUDA_VISIBLE_DEVICES may hold,
-    one for each job in turn, so that it sees its own and no other; (): jobs see what this process sees. Returns a dict:
-    ok and failed (lists of jobs), done and stale (not run, see `outstanding`; force=True runs them again), seconds,
-    outside (share of the time that no notebook cell was running). Raises ValueError before anything runs for a job that
-    does not fit its notebook and for a damaged result file. submit(job, options, variables): takes the place of
-    processes of this machine, as that of `cluster.connect`: all jobs wait there, and one runs once it tells of itself.
+    Reports on stdout, with bars on stderr if that is a terminal. gpus: values for CUDA_VISIBLE_DEVICES, given to the
+    jobs in turn, so that each job sees only its own GPU; (): jobs see what this process sees. Returns a dict: ok and
+    failed (lists of jobs), done and stale (not run, see `outstanding`; force=True runs them again), seconds, outside
+    (share of the time that no notebook cell was running). Raises ValueError before anything runs for a job that does
+    not fit its notebook and for a damaged result file. submit(job, options, variables): replaces the processes of this
+    machine, as that of `cluster.connect` does: all jobs wait there, and a job runs once it reports progress.
     """
     out = Path(out).resolve()
     notebooks = CHECKOUT / "notebooks" if notebooks is None else Path(notebooks).resolve()
@@ -140,8 +140,8 @@ def reproduce(
         submit = stack.enter_context(processes(root)) if is_local else submit
 
         def begin(job, attempt, number):
-            """The entry of a job that starts now."""
-            # a folder for each attempt: the kernel of a killed process may write for another second
+            """Start a job."""
+            # a folder for each attempt, because the kernel of a killed process may write for another second
             work = Path(root, f"{job['id']}-{attempt}")
             _carry(checkpoint_path(out, job), work / CHECKPOINT)
             _note(out, job, f"{describe(job)}: attempt {attempt}, worker {number}, commit {options['commit']}")
@@ -183,7 +183,7 @@ def _run(jobs, n_jobs, begin, show, out):
             free.append(task["number"])
             try:
                 outcome = future.result() or left_outcome(work)
-            except CancelledError:  # by a scheduler that is lost
+            except CancelledError:  # the scheduler is lost
                 raise
             except BrokenExecutor:
                 if task["attempt"] < ATTEMPTS:
@@ -198,7 +198,7 @@ def _run(jobs, n_jobs, begin, show, out):
 
 
 def _follow(task, out):
-    """Read the progress of a running job; log it once a minute, and when the job begins another part."""
+    """Read a running job's progress; add it to its log once a minute, and when the job begins something else."""
     try:
         progress = json.loads(Path(task["work"], "progress.json").read_text(encoding="utf-8"))
         text, before = progress_text(progress), task["progress"]
@@ -211,34 +211,34 @@ def _follow(task, out):
 
 
 def _note(out, job, *texts):
-    """Lines at the end of a job's log, the first with the time (UTC)."""
+    """Append lines to a job's log, the first with the time (UTC)."""
     lines, path = "\n".join(text.rstrip("\n") for text in texts if text), log_path(out, job)
-    with contextlib.suppress(OSError):  # a sweep goes on without its logs, and says what is wrong when it writes rows
+    with contextlib.suppress(OSError):  # a sweep goes on without its logs, and reports the error when it writes rows
         path.parent.mkdir(parents=True, exist_ok=True)
         with open(path, "a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {lines}\n")
 
 
 def _carry(source, target):
-    """Replace a checkpoint by a copy of another, if that exists, completely or not at all."""
-    with contextlib.suppress(OSError):  # none there, or no room: a job can do without
+    """Copy a checkpoint, if there is one, over an older copy, completely or not at all."""
+    with contextlib.suppress(OSError):  # no checkpoint, or disk full: a job can do without
         if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
             return
         beside = target.with_name(f"{target.name}.tmp")
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source, beside)  # with its time, by which it is known
+        shutil.copy2(source, beside)  # with its time, which identifies it
         os.replace(beside, target)
 
 
 def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
-    """Write what a job gave under `out`, notebook, scores and rows, all of them or none (see `rows.merge`).
+    """Write a job's notebook, scores and rows under `out`, all of them or none (see `rows.merge`).
 
-    A failed job leaves a failed row, NAME.failed.ipynb and its checkpoint; so does one on stand-ins in results/.
+    A failed job leaves a failed row, NAME.failed.ipynb and its checkpoint; so does a job on stand-ins in results/.
     """
     path = notebook_path(out, job)
     failed, checkpoint = path.with_suffix(".failed.ipynb"), checkpoint_path(out, job)
     if Path(out) == CHECKOUT / "results" and any(rows.of_stand_ins(row) for row in outcome["rows"]):
-        # their keys are those of the real rows, whose places they would take
+        # they have the keys of the real rows, and would replace them
         outcome["error"] = outcome["error"] or "measured on stand-ins, whose rows are not for results/: give OUT="
     if outcome["error"]:
         row = {name: job[name] for name in ("paper", "dataset", "protocol", "class", "seed", "profile")}
@@ -253,7 +253,7 @@ def keep(out: str | Path, job: dict, outcome: dict[str, Any]) -> None:
 
 
 def commit() -> str:
-    """The short hash of the checkout's commit, '+dirty' where code, notebooks or register differ; '' without git."""
+    """The short hash of the checkout's commit, '+dirty' if code, notebooks or register differ; '' without git."""
 
     def git(*words):
         return subprocess.run(["git", *words], cwd=CHECKOUT, capture_output=True, text=True, check=True).stdout.strip()
@@ -266,7 +266,7 @@ def commit() -> str:
 
 
 def _say_again(outcome):
-    """Print, once, what a job's notebook printed on stderr as "adlib: ...", such as the files that it did not read."""
+    """Repeat once what a job's notebook told its user on stderr, "adlib: ...", such as which files it did not read."""
     outputs = [
         out for cell in json.loads(outcome["notebook"] or '{"cells": []}')["cells"] for out in cell.get("outputs", [])
     ]

@@ -12,11 +12,11 @@ from repro.rows import write_whole
 
 
 START, END = "<!-- results: written by make summary -->", "<!-- end of results -->"
-SAME = ["method", "dataset", "protocol", "metric"]  # what a record shares with another of its method
+SAME = ["method", "dataset", "protocol", "metric"]  # equal in two records of one method
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table in Markdown, without its index; "None." if it is empty."""
+    """A table in Markdown, without its index; "None." if it has no lines."""
     lines = [[str(cell).replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in table.to_numpy()]
     header = [list(table), ["---"] * len(table.columns)]
     return "\n".join("| " + " | ".join(line) + " |" for line in [*header, *lines]) if lines else "None."
@@ -38,18 +38,18 @@ def _write(path, paragraphs):
 
 
 def span(values: pd.Series) -> str:
-    """'0.4 to 12': the least and the largest of numbers, two digits each, or one number; '' where there are none."""
+    """'0.4 to 12': the smallest and largest of numbers, two digits each, or one number; '' if there are none."""
     low, high = (f"{value:,.0f}" if value >= 10 else f"{value:.2g}" for value in (values.min(), values.max()))
     return "" if values.isna().all() else low if low == high else f"{low} to {high}"
 
 
 def figures(records: pd.DataFrame, alone: pd.DataFrame) -> list[dict]:
-    """What to draw per class: one figure per paper, dataset, protocol and metric with rows, for `plots.class_dots`.
+    """The figures per class, for `plots.class_dots`: one per paper, dataset, protocol and metric with rows.
 
-    Takes what `compare.compare` and `ours_alone` give. Each is a dict: title, metric, class_names, and series, a list
-    of {"label" (method, profile, "not trained" if so), "color" (a number, the same for a method in all figures),
-    "classes" {class: value}, "published" (float or None), "record"}: the paper's own method first, baselines last.
-    Left to the tables are other settings and profiles of a method, and a paper's methods where others print.
+    Takes the tables of `compare.compare` and `ours_alone`. Each is a dict: title, metric, class_names, and series, a
+    list of {"label" (method and profile), "color" (a number, the same for a method in all figures), "classes" {class:
+    value}, "published" (float or None), "record"}: the paper's own method first, then its others, then the baselines.
+    Only the tables show other settings and profiles of a method, and a paper's methods on data for which others print.
     """
     prints = set(zip(records["paper"], records["dataset"], strict=True))
     ran = [line for line in pd.concat([records, alone]).to_dict("records") if line["n_seeds"]]
@@ -115,7 +115,7 @@ def _heading(record):
 
 
 def _printed(records, own):
-    """What a paper prints for its own method, {class or "mean": value}, of the backbone that ran, else any."""
+    """A paper's values of its own method, {class or "mean": value}: of the backbone that ran, else any; else {}."""
     place = [own["row_paper"], own["row_paper"], *(own[name] for name in SAME[1:])]
     same = records[(records[["paper", *SAME]] == place).all(axis=1) & records["published_classes"].astype(bool)]
     if same.empty:
@@ -136,7 +136,7 @@ def _command(record):
 
 
 def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
-    """Write `headline` between its marks in the README. Raises ValueError where the marks are missing."""
+    """Write `headline` between its marks in the README. Raises ValueError if the marks are missing."""
     text, marks = Path(path).read_text(encoding="utf-8"), (START, END)
     before, start, rest = text.partition(START)
     _, end, after = rest.partition(END)
@@ -148,8 +148,8 @@ def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
 def headline(register: dict, results_dir: compare.Folder = None) -> str:
     """One line for each paper, as Markdown: its question, the answer, printed and ours, and how it was run.
 
-    The numbers are those of the first dataset that the question names and that ran, printed and ours over the same
-    classes. If the printed backbone did not run, another one takes its place, and the line says so.
+    The numbers are for the first dataset that the question names and that ran; printed and ours cover the same classes.
+    If the printed backbone did not run, another one replaces it, and the line says so.
     """
     records = compare.compare(None, results_dir)
     alone = compare.ours_alone(records, results_dir)
@@ -186,7 +186,7 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
 
 
 def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path:
-    """Write out_dir/costs.md, what a job of each paper takes by the rows: minutes, memory, device; returns its path."""
+    """Write out_dir/costs.md: minutes, memory and device of a job of each paper, from the rows; returns its path."""
     rows, papers = compare.read_all(results_dir), list(register.load())
     rows = rows[(rows["status"] == "ok") & (rows["profile"] != "demo") & rows["paper"].isin(papers)]
     rows = rows.join(compare.run_seconds(rows).rename("seconds"), on="job").dropna(subset="seconds")

@@ -15,10 +15,10 @@ def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> 
     """Old and new rows of the jobs, side by side: one line for each metric that an old row has.
 
     Columns: job (its id), method, metric, old, new (NaN: no such row came out), difference (new - old), spread,
-    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread is what two seeds of the same method
-    differ by, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t
-    Student's 97.5 % quantile for n_seeds - 1; NaN where there is one seed. verdict: "same" to the last printed digit;
-    "within" the spread, or, where there is none, the tolerance of a printed number; else "outside"; "missing".
+    n_seeds, verdict, and old_run and new_run: device, torch and commit. spread: two seeds of the same method differ by
+    less, 19 times in 20: t s sqrt(2), where s is the standard deviation over n_seeds committed seeds and t Student's
+    97.5 % quantile for n_seeds - 1; NaN for one seed. verdict: "same" to the last printed digit; "within" the spread
+    or, without one, the tolerance of a printed number; else "outside"; "missing".
     """
     ids, papers = [job["id"] for job in jobs], dict.fromkeys(job["paper"] for job in jobs)
 
@@ -43,7 +43,7 @@ def verify(jobs: list[dict], old_folder: Path | str, new_folder: Path | str) -> 
 
 
 def verify_text(records: pd.DataFrame, jobs: list[dict]) -> str:
-    """The records of `verify` as lines of text, below a line for each job, and the counts of the verdicts."""
+    """The records of `verify` as text, under a heading for each job, and the counts of the verdicts."""
     jobs, lines = {job["id"]: job for job in jobs}, []
     for job, part in records.groupby("job", sort=False):
         runs = part.iloc[0][["old_run", "new_run"]].fillna("-")

@@ -4,7 +4,7 @@
     split.train, split.test, split.is_anomalous      # uint8 (N, 1, 32, 32), uint8 (M, 1, 32, 32), bool (M,)
     images = data.load("folder:screws", "test", size=128)
 
-Names: those of `names.py`, and one's own images as folder:PATH and npz:PATH; `sources.py` says where they are sought.
+Names are those of `names.py`, or folder:PATH and npz:PATH for your own images; `sources.py` says where they are found.
 """
 # ruff: noqa: F401
 

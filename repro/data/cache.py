@@ -1,4 +1,4 @@
-"""The cache of prepared images: both splits of a dataset at one size in one npz file; numpy checks its checksums."""
+"""The cache of prepared images: one npz file, with checksums, holds both splits of a dataset at one size."""
 
 import io
 import json
@@ -12,7 +12,7 @@ from repro.data.splits import Images
 from repro.rows import write_whole
 
 
-VERSION = 2  # counted up when what is prepared, or how it is written, changes
+VERSION = 2  # raised when the prepared data or their file format change
 
 
 def folder() -> Path:
@@ -20,12 +20,12 @@ def folder() -> Path:
 
 
 def downloads() -> Path:
-    """The folder of downloads and of unpacked archives."""
+    """The folder for downloads and unpacked archives."""
     return folder() / "downloads"
 
 
 def write(path: Path, both: tuple[Images, Images]) -> None:
-    """Writes the two splits; the file is whole or not there."""
+    """Writes the two splits; the file is written completely or not at all."""
     arrays, about = {}, {"version": VERSION}
     for split, part in zip(("train", "test"), both, strict=True):
         tensors = {name: value for name, value in vars(part).items() if isinstance(value, torch.Tensor)}
@@ -37,7 +37,7 @@ def write(path: Path, both: tuple[Images, Images]) -> None:
 
 
 def read(path: Path) -> tuple[Images, Images]:
-    """The two splits; raises FileNotFoundError where there is no file, ValueError where it is damaged or older."""
+    """The two splits; raises FileNotFoundError if there is no file, ValueError if it is damaged or older."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             about, tensors = json.loads(archive["about"].tobytes()), {"train": {}, "test": {}}
@@ -47,5 +47,5 @@ def read(path: Path) -> tuple[Images, Images]:
         return Images(**about["train"], **tensors["train"]), Images(**about["test"], **tensors["test"])
     except FileNotFoundError:
         raise
-    except Exception as error:  # what is no archive, or a damaged one, raises many kinds
+    except Exception as error:  # a damaged archive, or no archive, raises many kinds of errors
         raise ValueError(f"the prepared cache {path} is damaged or of another version") from error

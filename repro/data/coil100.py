@@ -3,7 +3,7 @@
     train, test = read("coil100", root, None, 32, "antialias")
 
 An image is named by object and angle in degrees, obj1__0.png, obj1__5.png, ... obj100__355.png; it has three channels
-and 128 x 128 pixels. The archive is read without unpacking it. These images have no official split: all are train.
+and 128 x 128 pixels. The archive is read without unpacking it. There is no official split: all images are train.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from repro.data.splits import Images, plain, sha8
 
 NAMES = [f"obj{number}" for number in range(1, 101)]
 CLASSES = {"coil100": NAMES}
-# The 30 objects that PIAD's public code takes as normal, in its order: printed means over COIL-100 are taken to be over
-# these. The anomalies come from all 100.
+# The 30 objects that PIAD's public code takes as normal, in its order. We assume that printed means over COIL-100 are
+# over these. The anomalies come from all 100.
 COIL100_OBJECTS = """obj79 obj48 obj65 obj98 obj73 obj13 obj14 obj39 obj57 obj28 obj42 obj75 obj44 obj24 obj82 obj56
     obj7 obj47 obj68 obj30 obj33 obj90 obj70 obj87 obj12 obj91 obj4 obj22 obj71 obj55""".split()
 N_VIEWS = 72
@@ -38,7 +38,7 @@ def alias(plain_name: str) -> str:
 
 
 def here(name: str, folder: Path) -> list[str]:
-    """The objects that have any views, in the order of NAMES; all objects if the archive is damaged or has none."""
+    """The objects that have any views, in the order of NAMES; all if the archive is damaged or has no views."""
     try:
         return [NAMES[label] for label in sorted({label for label, _ in _views(folder)[0]})]
     except ValueError:
@@ -46,11 +46,11 @@ def here(name: str, folder: Path) -> list[str]:
 
 
 def read(name: str, folder: Path, category: None, size: int | None, resample: str) -> tuple[Images, Images]:
-    """Train and test `Images`, test without any, resized if `size` is not None.
+    """Train and test `Images`, resized if `size` is not None; test is empty.
 
     Objects in the order of NAMES, their views by angle; files are "obj1__0.png"; source is "folder:<sha8>" of names and
-    contents, or "zip:<sha8>" of the archive. Whole objects may be absent. Raises ValueError for an object of which only
-    some views are there, for a damaged archive, and for unreadable images or images of several sizes.
+    contents, or "zip:<sha8>" of the archive. Whole objects may be absent. Raises ValueError for an object with only
+    some of its views, for a damaged archive, and for unreadable images or images of several sizes.
     """
     views, where = _views(folder)
     digest, parts, shape = hashlib.sha256(), [], None
@@ -73,7 +73,7 @@ def read(name: str, folder: Path, category: None, size: int | None, resample: st
 
 
 def check_copy(both: list[Images], path: Path) -> None:
-    """ValueError for an object with more or fewer views than 72, both splits together."""
+    """ValueError unless each object has 72 views, or none, in both splits together."""
     counts = torch.cat([part.labels for part in both]).bincount()
     for name, count in zip(NAMES, counts.tolist(), strict=False):  # counts end with the last object that is there
         if count not in (0, N_VIEWS):
@@ -81,7 +81,7 @@ def check_copy(both: list[Images], path: Path) -> None:
 
 
 def _views(folder: Path) -> tuple[dict[tuple[int, int], Path | zipfile.Path], Path]:
-    """{(label, angle): image}, and their folder or archive, the first of three that holds any."""
+    """{(label, angle): image}, and their folder or archive: the first of three places that holds any."""
     for place in (folder / "coil-100", folder / "coil100", folder / ARCHIVE):
         views, is_archive = {}, place.name == ARCHIVE and place.is_file()
         try:

@@ -1,6 +1,6 @@
 """The datasets that need no files: scikit-learn's `digits`, and `textures`, drawn fabrics with exact masks of defects.
 
-`textures` has the shape of MVTec AD in small. No two images are alike; the same key draws the same image.
+`textures` is structured like a small MVTec AD. No two images are alike; the same key draws the same image.
 """
 
 import math
@@ -33,13 +33,13 @@ def here(name: str, folder: None) -> list[str]:
 
 
 def read(name: str, folder: None, category: str | None, size: int | None, resample: str) -> tuple[Images, Images]:
-    """Train and test: of digits all, (N, 1, 8, 8); of textures one category, (N, 3, 64, 64), with masks."""
+    """Train and test: all of digits, (N, 1, 8, 8), or one category of textures, (N, 3, 64, 64), with masks."""
     return _read_digits() if name == "digits" else tuple(draw_split(category, split) for split in ("train", "test"))
 
 
 def _read_digits() -> tuple[Images, Images]:
-    """scikit-learn's 8 x 8 digits, 0..16 scaled to 0..255; of each class the last third in file order is test."""
-    from sklearn.datasets import load_digits  # 2 s, and only the first job on this machine gets here
+    """scikit-learn's 8 x 8 digits, 0..16 scaled to 0..255; the last third of each class, in file order, is test."""
+    from sklearn.datasets import load_digits  # takes 2 s; only the first job on this machine gets here
 
     digits = load_digits()
     images = torch.from_numpy(np.rint(digits.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -65,7 +65,7 @@ def draw_split(category: str, split: str, seed: int = 0) -> Images:
 def draw(texture: str, key: tuple[int, ...], defect: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """One image of a texture, uint8 (64, 64, 3), and its mask, bool (64, 64), fixed by `key`, whole numbers from 0.
 
-    With a defect it is the same image but for the pixels of the mask, and every pixel of the mask differs.
+    With a defect, the image is the same outside the mask, and every pixel inside the mask differs.
     Raises ValueError for an unknown texture or defect.
     """
     for what, name, names in (("texture", texture, NAMES), ("defect", defect, (None, *DEFECTS))):
@@ -78,10 +78,10 @@ def draw(texture: str, key: tuple[int, ...], defect: str | None = None) -> tuple
     clean = _to_uint8(clean_colors + noise)
     if defect is None:
         return clean, np.zeros((SIZE, SIZE), dtype=bool)
-    # A generator of its own: the cloth is the same with and without the defect.
+    # The defect has its own generator: the cloth is the same with and without it.
     colors, mask = _damage(defect, cloth, clean_colors, np.random.default_rng([*key, NAMES.index(texture), 1]))
     image = np.where(mask[..., None], _to_uint8(colors + noise), clean)
-    # Here and there the defect meets the color that was there before: one step of one channel keeps the mask exact.
+    # Some pixels of the defect get the color that they had before: changing one channel by one keeps the mask exact.
     unchanged = mask & (image == clean).all(2)
     image[unchanged, 0] = np.where(image[unchanged, 0] > 127, image[unchanged, 0] - 1, image[unchanged, 0] + 1)
     return image, mask
@@ -134,13 +134,13 @@ def _stripes(u, v, tint):
 
 def _checks(u, v, tint):
     ground, wide, thin = tint
-    # Where bands of both directions cross, the color is full; where one of them runs alone, half of it.
+    # The color is full where bands of both directions cross, and half where only one of them runs.
     colors = ground + (_band(u, 0.5, 0.5) + _band(v, 0.5, 0.5)) / 2 * (wide - ground)
     return (colors + np.maximum(_band(u, 0, 0.08), _band(v, 0, 0.08)) * 0.7 * (thin - colors)) * _twill(u, v)
 
 
 def _weave(u, v, tint):
-    """Strands of both directions, one a period, that are on top in turn, like the fields of a chess board."""
+    """Strands of both directions, one per period, which take turns on top, like the fields of a chess board."""
     warp, weft, gap = tint
     over = (np.floor(u) + np.floor(v)) % 2 == 0
     across, along = np.where(over, u, v) % 1 - 0.5, np.where(over, v, u) % 1 - 0.5
@@ -152,7 +152,7 @@ def _weave(u, v, tint):
 
 
 def _damage(defect, cloth, clean, rng):
-    """The colors (64, 64, 3) of the damaged cloth, and the mask of where to use them."""
+    """The colors (64, 64, 3) of the damaged cloth, and the mask of the pixels that use them."""
     center = rng.uniform(14, SIZE - 14, 2)
     x, y = _X - center[0], _Y - center[1]
     radius, angle = np.hypot(x, y), np.arctan2(y, x)
@@ -179,5 +179,5 @@ def _damage(defect, cloth, clean, rng):
         turn = twist * np.clip(1 - np.hypot(x, y) / reach, 0, 1)
         cos, sin = np.cos(turn), np.sin(turn)
         return cloth(center[0] + x * cos - y * sin, center[1] + x * sin + y * cos), radius < reach * 0.9
-    mask = radius < rng.uniform(5, 10) * outline  # "color": dyed wrongly, the pattern is whole
+    mask = radius < rng.uniform(5, 10) * outline  # "color": dyed wrongly, the pattern is intact
     return clean[..., np.roll(np.arange(3), rng.choice([1, 2]))], mask

@@ -3,7 +3,7 @@
     train, test = read("mvtec", root, "bottle", 256, "antialias")
 
 A category is looked for in `folder`/mvtec and `folder`/mvtec_anomaly_detection, then in the cache's downloads/mvtec,
-where the official archive is unpacked, whether it is in `folder` or was downloaded.
+where the official archive is unpacked, both one in `folder` and a downloaded one.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ CLASSES = {"mvtec": NAMES}
 CATEGORIES = ("mvtec",)
 ARCHIVE = "mvtec_anomaly_detection.tar.xz"
 SHA256 = "cf4313b13603bec67abb49ca959488f7eedce2a9f7795ec54446c649ac98cd3d"
-# MVTec has changed this address more than once, the file never; where it fails, PAGE leads to the new one.
+# MVTec has changed this address more than once, but never the file; if it fails, PAGE leads to the new address.
 URL = f"https://www.mydrive.ch/shares/150996/b52ecdcbf521176e9db9c731f2304b27/download/420938113-1629960298/{ARCHIVE}"
 PAGE = "https://www.mvtec.com/company/research/datasets/mvtec-ad"
 
@@ -36,7 +36,7 @@ def put(name: str) -> str:
 
 
 def here(name: str, folder: Path) -> list[str]:
-    """The categories that are unpacked here; all of them if the archive is here."""
+    """The categories that are unpacked here; all categories if the archive is here."""
     return list(NAMES) if (folder / ARCHIVE).is_file() else list(places(folder))
 
 
@@ -50,15 +50,15 @@ def fetch(name: str) -> None:
 def read(name: str, folder: Path, category: str, size: int | None, resample: str) -> tuple[Images, Images]:
     """Train and test `Images` of one category, resized on reading as `own.read_folder` does it.
 
-    Kinds are "good" and the defects, files are "bottle/test/crack/000.png"; source is "official" where the checked
-    archive was unpacked, else "folder:<sha8>". Raises FileNotFoundError where ground_truth/ or a mask is missing;
-    ValueError for an altered or dangerous archive, for other training folders than good and for unreadable images.
+    Kinds are "good" and the defects, files are "bottle/test/crack/000.png"; source is "official" for the unpacked,
+    checked archive, else "folder:<sha8>". Raises FileNotFoundError if ground_truth/ or a mask is missing; ValueError
+    for an altered or dangerous archive, for training folders other than good and for unreadable images.
     """
     unpacked = cache.downloads() / "mvtec"
     place = places(folder).get(category) or places(cache.downloads()).get(category)
     if not place:
         _unpack(folder / ARCHIVE, unpacked)
-        (cache.downloads() / ARCHIVE).unlink(missing_ok=True)  # 5 GB that lie there unpacked
+        (cache.downloads() / ARCHIVE).unlink(missing_ok=True)  # 5 GB, now unpacked
         place = unpacked / category
         if not place.is_dir():
             raise ValueError(f"{folder / ARCHIVE} holds no folder {category}")
@@ -82,7 +82,7 @@ def places(folder: Path) -> dict[str, Path]:
 
 
 def _unpack(archive: Path, target: Path) -> None:
-    """Unpacks the archive next to `target`, then renames it, so that a killed process never leaves half a dataset."""
+    """Unpacks the archive next to `target`, then renames it: if killed, it never leaves an incomplete `target`."""
     with archive.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if sha256 != SHA256:
@@ -90,12 +90,12 @@ def _unpack(archive: Path, target: Path) -> None:
     if not hasattr(tarfile, "data_filter"):
         raise ValueError(f"this Python cannot unpack safely (3.11.4 can): unpack {archive} by hand into a folder mvtec")
     beside = Path(f"{target}.unpacking")
-    shutil.rmtree(beside, ignore_errors=True)  # of a process that was killed
+    shutil.rmtree(beside, ignore_errors=True)  # left by a process that was killed
     beside.mkdir(parents=True)
     try:
         with tarfile.open(archive, "r|xz") as members:  # a stream: packed data cannot be sought without unpacking
             members.extractall(beside, filter=tarfile.data_filter)
-        shutil.rmtree(target, ignore_errors=True)  # there only if somebody took a category out of it
+        shutil.rmtree(target, ignore_errors=True)  # exists only if somebody removed a category from it
         inner = beside / "mvtec_anomaly_detection"
         (inner if inner.is_dir() else beside).rename(target)
     except (tarfile.TarError, lzma.LZMAError, EOFError) as error:

@@ -1,9 +1,9 @@
-"""The names of the datasets and of their classes.
+"""The datasets and the names of their classes.
 
     class_names("cifar10")                 # ["plane", "car", ...], in the order of the labels
     class_index("cifar10", "airplane")     # 0
 
-`_MODULES` is the one table of datasets; docs/adding-a-dataset.md says what a dataset's module holds.
+`_MODULES` lists all datasets; docs/adding-a-dataset.md says what a dataset's module holds.
 """
 
 import importlib
@@ -27,8 +27,8 @@ DATASETS = {name: importlib.import_module(f"repro.data.{module}") for name, modu
 CLASS_NAMES = {name: module.CLASSES[name] for name, module in DATASETS.items()}
 CATEGORY_DATASETS = tuple(name for name, module in DATASETS.items() if name in getattr(module, "CATEGORIES", ()))
 SUPERCLASSES = {name: getattr(module, "SUPERCLASSES", {}).get(name, []) for name, module in DATASETS.items()}
-PROTOCOLS = ("official", "80-20")  # of every dataset without categories; those with superclasses have superclass too
-# What files and other papers call classes, after `_canonical` has put it in lower case with underscores.
+PROTOCOLS = ("official", "80-20")  # of every dataset without categories; those with superclasses also have superclass
+# Class names of files and other papers, after `_canonical` has made them lower case with underscores.
 ALIASES = {"airplane": "plane", "automobile": "car", "t_shirt_top": "t_shirt", "cups": "cup", "apples": "apple"}
 ALIASES |= {f"{i}_{word}": str(i) for i, word in enumerate("zero one two three four five six seven eight nine".split())}
 
@@ -46,12 +46,12 @@ def parse(name: str) -> tuple[str, Path | None]:
 
 
 def source(name: str) -> str:
-    """The value of the column data for a user's own images as they are now: "folder:1a2b3c4d"."""
+    """The present state of a user's own images, as in the column data of a result row: "folder:1a2b3c4d"."""
     return own.source(*parse(name))
 
 
 def class_names(name: str) -> list[str]:
-    """The classes of a dataset that can be normal: all of a known one, of one's own those with training images."""
+    """The classes of a dataset that can be normal: all of a known dataset; of your own, those with training images."""
     kind, path = parse(name)
     return own.class_names(kind, path) if path else list(CLASS_NAMES[name])
 
@@ -67,7 +67,7 @@ def category_of(name: str, wanted: object) -> str | None:
 
 
 def find(names: list[str], wanted: object, dataset: str) -> int:
-    """Index of the name that equals `wanted`, or else the only one that differs from it in spelling alone."""
+    """Index of the name that equals `wanted`, or else of the only name that differs just in spelling."""
     if str(wanted) in names:
         return names.index(str(wanted))
     alike = [i for i, name in enumerate(names) if _canonical(name, dataset) == _canonical(wanted, dataset)]

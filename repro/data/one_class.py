@@ -42,15 +42,15 @@ def one_class(
 ) -> OneClass:
     """Returns the `OneClass` split in which class `normal` is normal and the others are anomalous.
 
-    protocol: "official" trains on the train split and tests on the whole test split. "80-20" pools both; of each class
-    a permutation by `seed`, the same whichever class is normal, gives 80 % to a train part and the rest to a test part;
-    tested are the normal test part and as many anomalies, drawn by `seed` from the others' test parts (all, if fewer).
-    "superclass", of cifar100 alone, is official within the five classes of `normal`'s superclass, validation too.
+    protocol: "official" trains on the train split and tests on the whole test split. "80-20" pools both: a permutation
+    of each class by `seed`, whichever class is normal, gives 80 % to a train part and the rest to a test part. The test
+    images are the normal test part and as many anomalies, drawn by `seed` from the others' test parts (all, if fewer).
+    "superclass", only for cifar100, is official within the five classes of `normal`'s superclass, also for validation.
     n_train: at most so many normal training images, drawn by `seed`; None is all.
-    validation: the share of the normal training images, 0 <= share < 1, to hold out; with them come as many anomalies
-    from the other classes' train split (in 80-20 their train part; all, if fewer), none where a class is a category.
-    Raises ValueError for a bad argument, for a split without training, normal or anomalous test images, for a
-    validation in superclass of which no other class has training images, and what `load` raises.
+    validation: the share of the normal training images, 0 <= share < 1, to hold out; as many anomalies are added from
+    the other classes' train split (in 80-20 their train part; all, if fewer), or none if a class is a category. Raises
+    ValueError for a bad argument, for a split without training, normal or anomalous test images, for a validation in a
+    superclass without training images of another class, and as `load` does.
     """
     check_protocol(name, protocol)
     if not 0 <= validation < 1:
@@ -63,10 +63,10 @@ def one_class(
     names, target = train.class_names, find(train.class_names, normal, name)
 
     def draw(purpose: int, label: int, rows: np.ndarray) -> np.ndarray:
-        """The rows in random order. Each purpose and class has its own generator, so that none changes another."""
+        """The rows in random order, from a generator for each purpose and class, so that none affects another."""
         return np.random.default_rng([seed, purpose, label]).permutation(rows)
 
-    # Rows count through the train split and on through the test split.
+    # Row numbers run through the train split and then through the test split.
     labels = torch.cat([train.labels, test.labels]).numpy()
     is_category = name in CATEGORY_DATASETS
     is_normal = np.array([kind == GOOD for kind in train.kinds + test.kinds]) if is_category else labels == target
@@ -91,7 +91,7 @@ def one_class(
     train_rows = np.sort(normals[held_out:][:n_train])
     validation_rows = np.sort(np.concatenate([normals[:held_out], anomalies[:held_out]]))
 
-    # What would fail after the training fails before it.
+    # Fail before the training, not after it.
     if not len(train_rows):
         none = f"no training images of class {names[target]} in protocol {protocol}, or all are held out"
         trained = ", ".join(names[label] for label in train.labels.unique().tolist())
@@ -107,10 +107,10 @@ def one_class(
         raise ValueError(f"{name} ({train.source}) has {none}, so no anomalies to validate on: give validation=0")
     source = train.source
     if protocol == "superclass" and set(siblings) <= set(test.kinds):
-        source = source.partition(" (")[0]  # the copy may lack other classes: of this task it has all
+        source = source.partition(" (")[0]  # the copy may lack other classes, but it has all classes of this task
 
     def take(what: str, rows: np.ndarray) -> torch.Tensor | list | None:
-        """The field of that name for sorted rows of train and test, without concatenating the whole splits."""
+        """The attribute `what` of train and test for sorted rows; the two are never concatenated as a whole."""
         n, both = len(train.labels), (getattr(train, what), getattr(test, what))
         if both[0] is None:
             return None

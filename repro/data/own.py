@@ -3,7 +3,7 @@
     train, test = read("folder", Path("screws"), size=64, resample="antialias")
 
 A folder holds train/<class>/ and test/<class>/ with image files, or is a category in MVTec's layout. A file that is
-truncated, altered or of the wrong kind is a ValueError that names it; nothing in a file is executed.
+truncated, altered or of the wrong kind raises a ValueError with its name; nothing in it is executed.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ def class_names(kind: str, path: Path) -> list[str]:
 
 
 def state(kind: str, path: Path) -> str:
-    """A text that changes if any file of the images changes, also if its size and time stay the same."""
+    """A text that changes whenever an image file changes, even if the new file has the old size and time."""
     if kind == "npz":
         if not path.is_file():
             raise FileNotFoundError(f"there is no file {path}")
@@ -41,7 +41,7 @@ def state(kind: str, path: Path) -> str:
 
 
 def source(kind: str, path: Path) -> str:
-    """The name of the images in a result row, "folder:1a2b3c4d": a checksum of all that `read` reads."""
+    """The name of the images in result rows, "folder:1a2b3c4d": a checksum of everything that `read` reads."""
     if kind == "npz":
         return "npz:" + sha8(path)
     digest = hashlib.sha256()
@@ -51,7 +51,7 @@ def source(kind: str, path: Path) -> str:
 
 
 def read(kind: str, path: Path, size: int | None, resample: str) -> tuple[Images, Images]:
-    """Train and test `Images`; only those of a folder are resized, image by image."""
+    """Train and test `Images`; a folder's images are resized one by one, an npz's are not."""
     return read_folder(path, size, resample) if kind == "folder" else read_npz(path)
 
 
@@ -60,7 +60,7 @@ def read(kind: str, path: Path, size: int | None, resample: str) -> tuple[Images
 
 def read_npz(path: Path, names: list[str] | None = None) -> tuple[Images, Images]:
     """An npz file with MedMNIST's keys: {train,test}_images, uint8 N x H x W or N x H x W x C, and {train,test}_labels,
-    (N,) or (N, 1), whole numbers from 0; class_names if there are any, else `names`, else "0", "1", ...; val_* unread.
+    (N,) or (N, 1), whole numbers from 0; class_names if any, else `names`, else "0", "1", ...; val_* is ignored.
     """
     arrays, names = _read_arrays(path, ["train_images", "train_labels", "test_images", "test_labels"], names)
     source, both = "npz:" + sha8(path), []
@@ -126,9 +126,9 @@ def _read_arrays(path: Path, keys: list[str], names: list[str] | None) -> tuple[
 def read_folder(root: Path, size: int | None, resample: str) -> tuple[Images, Images]:
     """Class folders under `root`/train and `root`/test; MVTec's layout is the same with `root`/ground_truth.
 
-    Each image is resized on reading (`adlib.images.resize`), so that sizes may differ; with size None they must not.
-    One channel if all images are grey, else three. A test image of a class without training images is anomalous; where
-    ground_truth/ exists it must have a mask there (`_masks`), of its own size, that marks something. 16 bits: `white`.
+    Each image is resized on reading (`adlib.images.resize`), so sizes may differ; with size None they must not. One
+    channel if all images are grey, else three. A test image of a class without training images is anomalous; a
+    ground_truth/ must hold a mask for it (`_masks`), of its size, that marks something. 16 bits: `white`.
     """
     files = _list_files(root)
     trained = class_names("folder", root)
@@ -215,13 +215,13 @@ def _list_files(root: Path) -> list[Path]:
     if others := sorted(path.name for path in root.glob("[!.]*") if path.is_dir() and path.name not in read):
         pictures.say(f"{root} holds folders that are not read: {', '.join(others)} (read are {', '.join(read)})")
     for folder in sorted({root / file.parts[0] / file.parts[1] for file in files}):
-        if pictures.shown(folder) != str(folder):  # rows hold it, and they are UTF-8
+        if pictures.shown(folder) != str(folder):  # rows, which are UTF-8, hold it
             raise ValueError(f"the name of the folder {pictures.shown(folder)} is not UTF-8: rename it")
     return files
 
 
 def _masks(root: Path, files: list[Path]) -> dict[Path, list[Path]]:
-    """Test image -> its masks, all of which mark: ground_truth/<class>/<name>.png, <name>_mask.png, <name>_gt.png or
+    """Test image -> its masks, which are combined: ground_truth/<class>/<name>.png, <name>_mask.png, <name>_gt.png or
     any images in a folder <name>, of any suffix that is read. ValueError for a mask that belongs to no image or to two.
     """
     by_name, found = {}, {}

@@ -1,16 +1,16 @@
-"""Finds, reads, resizes and caches images; says what is missing and how to get it.
+"""Find, read, resize and cache images; say what is missing and how to get it.
 
     images = load("folder:screws", "test", size=128)
-    missing("mnist", "8", 32)       # None where a job finds them
+    missing("mnist", "8", 32)       # None if a job finds them
 
 A known dataset is looked for under $ADLIB_DATA, as its module says (`names.py`) or as <name>.npz, then among the
-downloads, then it is downloaded; ADLIB_OFFLINE=1 forbids that. Prepared images are under $ADLIB_CACHE (default
-~/.cache/adlib), one file per dataset, category, size and resampling. A job that finds it there reads nothing else; so
-after other data of the same name are put under $ADLIB_DATA, the cache file is to be deleted.
+downloads; then it is downloaded, unless ADLIB_OFFLINE=1. Prepared images are kept under $ADLIB_CACHE (default
+~/.cache/adlib), one file per dataset, category, size and resampling. A job that finds this file reads nothing else:
+delete it after you put other data of the same name under $ADLIB_DATA.
 
-Where $ADLIB_DATA holds a file STAND-IN.txt, what lies there was drawn to try jobs without the real images: it is called
-"stand-in:<sha8>", which no row in results/ may say, and is cached apart. The first line of a file COPY.txt, beside
-MVTec's categories or in a user's own folder, says what copies they are: "folder:1a2b3c4d (copy, 320 px JPEG)".
+If $ADLIB_DATA holds a file STAND-IN.txt, its data were drawn to try jobs without the real images: their source is
+"stand-in:<sha8>", which no row in results/ may have, and they are cached separately. The first line of a file COPY.txt,
+next to MVTec's categories or in a user's folder, says what copies they are: "folder:1a2b3c4d (copy, 320 px JPEG)".
 """
 
 import hashlib
@@ -35,10 +35,10 @@ STAND_IN, COPY = "STAND-IN.txt", "COPY.txt"
 def load(name: str, split: str, size: int | None = None, resample: str = "antialias", of: object = None) -> Images:
     """Returns the `Images` of one split, "train" or "test", resized to size x size (None: as they are).
 
-    `resample` is "antialias" or "bilinear". of: which category, of a dataset of categories. Raises ValueError for a bad
-    argument or a damaged source, each named, and FileNotFoundError where there is no source, saying what to put where.
-    Where a copy of a known dataset lacks whole classes, its source says so, "npz:1a2b3c4d (17 of 100 classes)", for
-    whatever is measured on it is another task; counted are classes with training images.
+    `resample` is "antialias" or "bilinear". of: the category, for a dataset of categories. Raises ValueError that names
+    a bad argument or a damaged source, and FileNotFoundError without a source, saying what to put where. If a copy of a
+    known dataset lacks whole classes, its source says so, "npz:1a2b3c4d (17 of 100 classes)", because a measurement on
+    it is another task. Only classes with training images are counted.
     """
     machine.check_choice("split", split, ("train", "test"))
     return prepared(name, size, resample, category_of(name, of))[split == "test"]
@@ -47,11 +47,11 @@ def load(name: str, split: str, size: int | None = None, resample: str = "antial
 def prepared(name: str, size: int | None, resample: str, category: str | None = None) -> tuple[Images, Images]:
     """Train and test `Images` from the cache, which is prepared first if it is missing or damaged.
 
-    category: which one, of a dataset of categories. Raises what `load` raises.
+    category: for a dataset of categories. Raises as `load` does.
     """
     both = _cached(name, size, resample, category)
     n, n_all = len(both[0].labels.unique()), len(CLASS_NAMES.get(name, []))
-    for part in both:  # a cache, also one of before, holds the plain source
+    for part in both:  # a cache file, also an older one, holds the plain source
         if is_stand_in(name):
             part.source = "stand-in:" + part.source.rpartition(":")[2]
         elif part.source.startswith("folder:"):
@@ -62,9 +62,9 @@ def prepared(name: str, size: int | None, resample: str, category: str | None = 
 
 
 def prepare(jobs: list[dict]) -> int:
-    """Prepares what these jobs will read, with a progress bar; returns how many files of it are there then.
+    """Prepares what these jobs will read, with a progress bar; returns how many of the files exist then.
 
-    jobs: dicts with dataset, class and settings. What cannot be had or read is printed, a sentence each.
+    jobs: dicts with dataset, class and settings. What cannot be found or read is printed, one sentence each.
     """
     from tqdm import tqdm
 
@@ -86,14 +86,14 @@ def prepare(jobs: list[dict]) -> int:
 def there(name: str, size: int | None = None) -> list[str]:
     """The classes of a known dataset that a job at this size finds on this machine, in the order of `CLASS_NAMES`.
 
-    Names of files are looked at, and of an npz the labels, no more: what is damaged counts as there, and the job will
-    say so. Of what only lies prepared, at this size and antialiased, all classes count, for they are not looked up.
-    [] also where ADLIB_DATA names no folder. Raises ValueError for an unknown name and a bad size.
+    Only file names are looked at, and the labels of an npz: damaged files count as found, and the job will report them.
+    If there is only a prepared file, of this size and antialiased, all classes count, because it is not opened. [] also
+    if ADLIB_DATA names no folder. Raises ValueError for an unknown name and a bad size.
     """
     names, classes = CLASS_NAMES[parse(name)[0]], set()
     try:
         for _, classes_here in _places(name):
-            if not classes or name in CATEGORY_DATASETS:  # of other datasets the first place is read
+            if not classes or name in CATEGORY_DATASETS:  # for others the first place is read
                 classes |= set(classes_here)
     except FileNotFoundError:
         pass
@@ -109,8 +109,8 @@ def missing(
 ) -> tuple[str, str, bool] | None:
     """What a job on class `normal` of a dataset lacks here: (what, how to get it, whether it downloads that by itself).
 
-    None where `there` finds the images; what: "mnist"; "mvtec bottle", a category; "cifar100 wolf", which the copy at
-    hand lacks; "folder:PATH". classes_there: `functools.cache(there)` for many. ValueError for an unknown dataset.
+    None if `there` finds the images; what: "mnist"; "mvtec bottle", a category; "cifar100 wolf", which the copy at hand
+    lacks; "folder:PATH". classes_there: `functools.cache(there)` for many. ValueError for an unknown dataset.
     """
     kind, path = parse(name)
     if path:
@@ -129,13 +129,13 @@ def missing(
 
 
 def is_stand_in(name: str) -> bool:
-    """Whether the files of a known dataset are marked as drawn stand-ins; results on them never count."""
+    """Whether a known dataset is read from data marked as drawn; measurements on such data count nowhere."""
     root = os.environ.get("ADLIB_DATA")
     return bool(root) and hasattr(DATASETS.get(name), "put") and (Path(root).expanduser() / STAND_IN).is_file()
 
 
 def _words(name: str, category: str | None) -> str:
-    """ " (copy, 320 px JPEG)", as COPY.txt says it of images in a folder; "" where there is none."""
+    """ " (copy, 320 px JPEG)", the text in the COPY.txt of images in a folder; "" without one."""
     place, root = parse(name)[1], os.environ.get("ADLIB_DATA")
     if category and root and hasattr(DATASETS[name], "places"):
         of_category = DATASETS[name].places(Path(root).expanduser()).get(category)
@@ -147,7 +147,7 @@ def _words(name: str, category: str | None) -> str:
 
 
 def cache_path(name: str, size: int | None, resample: str = "antialias", category: str | None = None) -> Path:
-    """The cache file of a dataset or category. If a user's images change, or code that draws some, so does it."""
+    """The cache file of a dataset or category. It changes with a user's images, and with code that draws images."""
     if size is not None and (not isinstance(size, int) or isinstance(size, bool) or size < 1):
         raise ValueError(f"size is a number of pixels from 1, or None, not {size!r}")
     machine.check_choice("resample", resample, RESAMPLES)
@@ -172,7 +172,7 @@ def _cached(name: str, size: int | None, resample: str, category: str | None) ->
     try:
         return cache.read(path)
     except (FileNotFoundError, ValueError):
-        from filelock import FileLock  # only where something is to be prepared
+        from filelock import FileLock  # only if something must be prepared
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.parent / f"{_stem(name)}.lock"):  # for all sizes and categories: they share downloads
@@ -187,7 +187,7 @@ def _cached(name: str, size: int | None, resample: str, category: str | None) ->
             if size is not None:
                 part.images = images.resize(part.images, size, resample)
                 part.masks = None if part.masks is None else images.resize_masks(part.masks, size)
-        if path != cache_path(name, size, resample, category):  # for it would be cached as what it was before
+        if path != cache_path(name, size, resample, category):  # else it would be cached under the old state
             raise ValueError(f"the images of {name} were changed while they were read: run this again")
         cache.write(path, both)
     return both
@@ -197,7 +197,7 @@ def _cached(name: str, size: int | None, resample: str, category: str | None) ->
 
 
 def _read(name: str, size: int | None, resample: str, category: str | None) -> tuple[Images, Images]:
-    """Train and test from their source; already resized only if the source has many large images."""
+    """Train and test from their source; only datasets with many large images are already resized."""
     kind, path = parse(name)
     if path:
         return own.read(kind, path, size, resample)
@@ -222,9 +222,9 @@ def _read(name: str, size: int | None, resample: str, category: str | None) -> t
 
 
 def _places(name: str) -> Iterator[tuple[Path | None, list[str]]]:
-    """Where a known dataset may lie, in the order of looking, and the classes there; a file is a copy of it as npz.
+    """The places of a known dataset, in the order of searching, and the classes there; a file is a copy as npz.
 
-    Raises FileNotFoundError where ADLIB_DATA names no folder.
+    Raises FileNotFoundError if ADLIB_DATA names no folder.
     """
     dataset = DATASETS[name]
     if not hasattr(dataset, "put"):
@@ -250,7 +250,7 @@ def _put(name: str) -> str:
 
 
 def _classes_of_copy(name: str, path: Path) -> list[str]:
-    """The classes that have training images in a copy; all if it is damaged, because reading it will say how."""
+    """The classes that have training images in a copy; all if it is damaged, because reading it will report that."""
     names = CLASS_NAMES[name]
     try:
         return [names[find(names, called, name)] for called in own.npz_classes(path, names)]
@@ -259,7 +259,7 @@ def _classes_of_copy(name: str, path: Path) -> list[str]:
 
 
 def _read_copy(name: str, path: Path) -> tuple[Images, Images]:
-    """The two `Images` of a copy, which may name and order classes in its own way, and name some without images."""
+    """The two `Images` of a copy, which may name and order classes differently, and name classes without images."""
     names, both = CLASS_NAMES[name], own.read_npz(path, CLASS_NAMES[name])
     labels = torch.full((len(both[0].class_names),), -1)
     for label in torch.cat([part.labels for part in both]).unique().tolist():

@@ -1,4 +1,4 @@
-"""`Images`, which every reader of this package returns for train and for test."""
+"""`Images`: what every reader of this package returns, for train and for test."""
 
 import hashlib
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ import torch
 
 @dataclass
 class Images:
-    """The images of one split, with their labels, kinds, masks and source."""
+    """The images of one split, and what is known about them."""
 
     images: torch.Tensor  # uint8 (N, C, H, W), C is 1 or 3
     labels: torch.Tensor  # int64 (N,), index into class_names
     class_names: list[str]
     masks: torch.Tensor | None  # bool (N, H, W), True where an image is defective
-    kinds: list[str]  # of each image its class or defect
-    files: list[str] | None  # of each image its path inside the folder it came from
+    kinds: list[str]  # class or defect of each image
+    files: list[str] | None  # path of each image inside its folder
     source: str  # "official", "embedded", "npz:<sha8>", "stand-in:<sha8>", "npz:<sha8> (17 of 100 classes)", ...
 
 

@@ -1,6 +1,6 @@
 """MNIST, Fashion-MNIST, CIFAR-10 and CIFAR-100 in torchvision's layout, checked and, where allowed, downloaded.
 
-No file is opened before its checksum agrees. CIFAR's files are pickles, which can hold any code.
+No file is parsed before its checksum agrees. CIFAR's files need this most: they are pickles, which can hold any code.
 """
 
 import gzip
@@ -29,7 +29,7 @@ _FIVES = """
     bicycle bus motorcycle pickup_truck train | lawn_mower rocket streetcar tank tractor
 """
 SUPERCLASSES = {"cifar100": [five.split() for five in _FIVES.split("|")]}
-# The names are the papers' where they have one.
+# The papers' names, if they have one.
 CLASSES = {
     "mnist": list("0123456789"),
     "fashion_mnist": "t_shirt trouser pullover dress coat sandal shirt sneaker bag ankle_boot".split(),
@@ -49,20 +49,20 @@ def put(name: str) -> str:
 
 
 def here(name: str, folder: Path) -> list[str]:
-    """All classes where the dataset's own folder holds any files, else none."""
+    """All classes if the dataset's own folder holds any files, else none."""
     return CLASSES[name] if any((folder / _LAYOUT[name][1]).glob("[!.]*")) else []
 
 
 def fetch(name: str) -> None:
-    """Downloads missing files; torchvision checks them. Raises OSError or RuntimeError."""
+    """Downloads missing files, which torchvision checks. Raises OSError or RuntimeError."""
     _dataset(name)(cache.downloads(), train=True, download=True)
 
 
 def read(name: str, folder: Path, category: None, size: int | None, resample: str) -> tuple[Images, Images]:
     """Train and test, (N, 1, 28, 28) or (N, 3, 32, 32), once the md5 of every file agrees with torchvision's list.
 
-    MNIST's files may also lie there unpacked; these are checked by their length. Source is "official". Raises
-    FileNotFoundError for a missing file, ValueError for an altered one, each named.
+    MNIST's files may also be unpacked; then their length is checked. Source is "official". Raises FileNotFoundError for
+    a missing file, ValueError for an altered one, with its name.
     """
     dataset, files = _dataset(name), folder / _LAYOUT[name][1]
     if hasattr(dataset, "resources"):
@@ -85,7 +85,7 @@ def _dataset(name: str) -> type:
 
 
 def _content(path: Path, md5: str) -> bytes:
-    """The content of a file whose md5 agrees."""
+    """The content of a file, after its md5 was checked."""
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} lacks {path.name}")
     content = path.read_bytes()
