@@ -232,7 +232,7 @@ def _judged(points, ours, profile, word, place, n_seeds):
 
 
 def _cheaper(paper, a, b, rows):
-    name = f"milliseconds an image of {a} beside {b}"
+    name = f"milliseconds per image, {a} compared with {b}"
     same = ["class", "seed", "profile", "weights", "image_size", "device"]
     times = rows[rows["paper"] == paper].pivot_table("ms_per_image", same, "method").reindex(columns=[a, b]).dropna()
     if times.empty:
@@ -256,7 +256,7 @@ def _in_print(paper, test, cells):
     cells = cells[(cells["metric"] == metric) & (cells["class"] == over)]
     others = test.get("beside", {*cells["method"]} - {paper})
     own, best = (cells[cells["method"].isin(of)].nlargest(1, "value").iloc[0] for of in ([paper], others))
-    who = "beside it" if "beside" in test else "best of the others"
+    who = "compared with" if "beside" in test else "best of the others"
     what = "means" if over == "mean" else over.replace("mean_", "means over ")
     least, lead = test.get("least", 0), own["value"] - best["value"]
     word = "holds" if lead > 0 and lead >= least / 100 - 1e-9 else "does not hold"

@@ -85,11 +85,11 @@ def write_classes(out_dir: Path | str, results_dir: compare.Folder = None) -> Pa
     """Write out_dir/classes.md: for each figure of the summary a table and the commands behind it; returns its path."""
     records = compare.compare(None, results_dir)
     parts = [
-        "# Class by class\n\nThe rows behind each verdict: the mean over seeds, behind ± its standard deviation, "
-        "*printed*: the paper's own method, where classes are printed; *verdict*: on a class with three seeds in "
-        "profile `paper`, by all of them. **mean** is over the classes that a column has here, the printed one over "
-        "all of the paper's. A command runs what has no rows yet; with `FORCE=1` all of it; `make verify` with the "
-        "same words sets old beside new. Below the commands stands what was measured on copies, and on which."
+        "# Class by class\n\nThe rows behind each verdict. A cell is the mean over seeds ± its standard deviation. "
+        "*Printed* is the paper's own method, if its classes are printed. A class with three seeds in profile `paper` "
+        "has a *verdict*, from all of its seeds. **mean** is over the classes of the column; the printed one is over "
+        "all classes of the paper. Each command runs the jobs that have no rows yet, or with `FORCE=1` all of them; "
+        "`make verify` with the same words compares old and new rows. Below them is what was measured on copies."
     ]
     for figure in figures(records, compare.ours_alone(records, results_dir)):
         names, own, listed = figure["class_names"], figure["series"][0]["record"], {}
