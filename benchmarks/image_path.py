@@ -1,10 +1,11 @@
-"""How many functions stand between an image file and a result row?
+"""How many functions are between an image file and a result row?
 
     python benchmarks/image_path.py [CHECKOUT] [DATASET CLASS]
 
 Runs notebooks/baselines.ipynb of a checkout (this one, if none is given) in this process, and counts the functions of
 the repository's own modules that are called: from the file to the tensors of `data.one_class`, and from there to the
-saved rows. A second checkout, an earlier commit say, is counted in the same way. Nothing is timed.
+saved rows. CHECKOUT may be an earlier commit, which is counted in the same way. Nothing is timed.
+Give an empty folder as $ADLIB_CACHE, so that images are read from their files.
 """
 
 import os
@@ -29,7 +30,7 @@ def trace(checkout: Path, dataset: str, normal_class: str) -> dict[str, set]:
     import nbformat
 
     called = {"file to tensor": set(), "tensor to row": set()}
-    part = [None]  # of the way that runs now
+    part = [None]  # the part of the way that runs now
 
     def on_call(frame, event, _):
         found = own_function(frame.f_code, checkout)
@@ -52,13 +53,13 @@ def trace(checkout: Path, dataset: str, normal_class: str) -> dict[str, set]:
         for cell in nbformat.read(checkout / "notebooks" / "baselines.ipynb", 4).cells:
             if cell.cell_type != "code":
                 continue
-            if "common = {" in cell.source or "one_class" in cell.source or part[0]:
+            if "one_class" in cell.source or part[0]:
                 sys.setprofile(on_call)
             exec(compile(cell.source, "baselines.ipynb", "exec"), namespace)
             sys.setprofile(None)
             if "parameters" in cell.metadata.get("tags", []):
                 namespace.update(values)
-            if list(Path(folder).glob("*")) and part[0] is None and called["file to tensor"]:
+            if called["tensor to row"] and part[0] is None:  # the rows are saved
                 break
     return called
 
