@@ -21,19 +21,34 @@ LATENT = 512  # ResNet18 after global average pooling
 STAGES = [(64, 1), (128, 2), (256, 2), (512, 2)]  # channels and stride of the four stages
 
 
+class Conv2d(nn.Conv2d):
+    """PyTorch's, as one matrix product if the output of a square map has one position: the same except for rounding.
+
+    Then most of a 3x3 kernel meets padding alone. Its gradient is 0, and on a CPU it took half of stage 1.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        (kernel, _), (stride, _), (padding, _), size = self.kernel_size, self.stride, self.padding, x.shape[-1]
+        if x.shape[-2] != size or not 0 <= size + 2 * padding - kernel < stride:
+            return super().forward(x)
+        met = min(size, kernel - padding)  # pixels on a side
+        taps = self.weight[..., padding : padding + met, padding : padding + met]
+        return F.linear(x[..., :met, :met].flatten(1), taps.flatten(1), self.bias)[..., None, None]
+
+
 class BasicBlock(nn.Module):
     """Two 3x3 convolutions and a shortcut; `pre_activation` moves norm and ReLU before each convolution."""
 
     def __init__(self, in_channels: int, channels: int, stride: int, pre_activation: bool):
         super().__init__()
         self.pre_activation = pre_activation
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, 1, bias=False)
+        self.conv1 = Conv2d(in_channels, channels, 3, stride, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(in_channels if pre_activation else channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.conv2 = Conv2d(channels, channels, 3, 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(channels)
         self.downsample = None
         if stride != 1 or in_channels != channels:
-            self.downsample = nn.Sequential(nn.Conv2d(in_channels, channels, 1, stride, bias=False))
+            self.downsample = nn.Sequential(Conv2d(in_channels, channels, 1, stride, bias=False))
             if not pre_activation:
                 self.downsample.append(nn.BatchNorm2d(channels))
 
@@ -61,7 +76,7 @@ class ResNet18(nn.Module):
         super().__init__()
         machine.check_choice("stem", stem, ("imagenet", "cifar"))
         large = stem == "imagenet"
-        self.conv1 = nn.Conv2d(channels, 64, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
+        self.conv1 = Conv2d(channels, 64, *((7, 2, 3) if large else (3, 1, 1)), bias=False)
         self.bn1 = nn.BatchNorm2d(64) if not pre_activation else nn.Identity()
         self.relu = nn.ReLU() if not pre_activation else nn.Identity()
         self.maxpool = nn.MaxPool2d(3, 2, 1) if large else nn.Identity()

@@ -1,9 +1,10 @@
-"""One training step of the rotation network: what does data handling cost?
+"""One training step of the rotation network: what do data handling and small convolutions cost?
 
     python benchmarks/rotation_step.py [--batch 32] [--steps 20] [--device auto]
 
-Three ways feed the same step. They take turns in one run. The times are medians over the steps.
+Four ways do the same step. They take turns in one run. The times are medians over the steps.
 bare        the four rotations are ready as floats: no data handling at all
+nn.Conv2d   the same, with PyTorch's own convolution on maps that lead to one position
 adlib       images are on the device as bytes; each step indexes, converts to float, and makes four rotations (the
             notebook's step)
 DataLoader  what users would choose: PIL images, torchvision's transforms, one worker process, rotations by PIL
@@ -71,12 +72,14 @@ def main():
 
     feeds = {
         "bare": lambda: ready,
+        "nn.Conv2d": lambda: ready,
         "adlib": from_device,
         "DataLoader": lambda: next(batches).transpose(0, 1).flatten(0, 1).to(device),
     }
-    times = {name: [] for name in feeds}
+    times, own = {name: [] for name in feeds}, two_stage.Conv2d.forward
     for step in range(options.steps + 2):
         for name, feed in feeds.items():
+            two_stage.Conv2d.forward = torch.nn.Conv2d.forward if name == "nn.Conv2d" else own
             machine.synchronize(device)
             start = time.perf_counter()
             x4 = feed()

@@ -59,6 +59,21 @@ def test_the_map_of_layer3_is_what_layer4_sees(stem, n):
     assert decoders["mse"].eval()(z).shape == (4, 1, 32, 32)
 
 
+@pytest.mark.parametrize("shape", [(3, 1, 1, 1, 1), (3, 2, 1, 2, 2), (1, 2, 0, 2, 2), (4, 2, 1, 3, 3), (3, 1, 1, 1, 2)])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_convolution_on_a_small_map_is_pytorchs_gradients_included(shape, bias):
+    *geometry, height, width = shape  # of kernel, stride, padding
+    torch.manual_seed(0)
+    x = torch.randn(3, 5, height, width, requires_grad=True)
+    found = []
+    ours = two_stage.Conv2d(5, 4, *geometry, bias=bias)
+    for forward in (ours, lambda x: torch.nn.Conv2d.forward(ours, x)):
+        y = forward(x)
+        found.append([y, *torch.autograd.grad(y.square().sum(), [x, *ours.parameters()])])
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected)
+
+
 @pytest.mark.parametrize(("channels", "count"), [(1, 2_754_432), (3, 2_756_480)])
 def test_the_decoder_is_ganomalys(channels, count):
     torch.manual_seed(0)
