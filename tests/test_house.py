@@ -297,7 +297,7 @@ def test_no_module_is_long_and_both_rooms_are_small():
     lines = {str(path.relative_to(ROOT)): path.read_text().count("\n") for path in ROOMS}
     longer = {"adlib/cbigan.py": 430}
     assert {path: n for path, n in lines.items() if n > longer.get(path, 350)} == {}
-    assert sum(lines.values()) <= 7880
+    assert sum(lines.values()) <= 7895
 
 
 def sources():
