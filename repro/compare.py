@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pandas.api.types import is_numeric_dtype
 
 from repro.register import CHECKOUT
 from repro.rows import COLUMNS, METRICS, is_untrained, of_stand_ins, read, read_table, standing
@@ -325,5 +326,5 @@ def styled(table: pd.DataFrame) -> "pd.io.formats.style.Styler":
     plain = table.replace(r"\*\*|`", "", regex=True)  # bold is for Markdown
     style = plain.style.format(precision=3, na_rep="").set_uuid("table")  # the default is random
     style = style.set_table_styles([{"selector": "th, td", "props": "text-align: left"}])
-    style = style if table.index.names != [None] else style.hide()
+    style = style.hide() if table.index.names == [None] and is_numeric_dtype(table.index) else style  # line numbers
     return style.set_caption("" if len(table) else "no rows yet: make reproduce runs what the register holds")

@@ -510,6 +510,13 @@ def test_a_table_is_shown_with_whole_texts_and_without_what_is_not_there(tmp_pat
     assert "0.971" in number.to_html() and "nan" not in number.to_html() and number.to_html() == number.to_html()
 
 
+def test_a_table_shows_what_its_lines_are_called_and_no_line_numbers():
+    by_method = pd.DataFrame({"ae": {"spread": 0.2}}).T
+    assert ">ae<" in compare.styled(by_method).to_html()
+    lines = pd.DataFrame({"spread": [0.2, 0.3]})[1:]
+    assert ">1<" not in compare.styled(lines).to_html() and "0.300" in compare.styled(lines).to_html()
+
+
 # what a job took
 
 
