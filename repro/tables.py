@@ -146,7 +146,7 @@ def write_readme(path: Path | str, results_dir: compare.Folder = None) -> None:
 
 
 def headline(register: dict, results_dir: compare.Folder = None) -> str:
-    """One line for each paper, as Markdown: its question, the answer, printed and ours, and how it was run.
+    """One line for each paper, as Markdown: its question with the answer, printed, and ours with how it was run.
 
     The numbers are for the first dataset that the question names and that ran; printed and ours cover the same classes.
     If the printed backbone did not run, another one replaces it, and the line says so.
@@ -169,20 +169,20 @@ def headline(register: dict, results_dir: compare.Folder = None) -> str:
             continue
         question = f"[{register[paper].get('asks', paper)}](notebooks/{paper}.ipynb)"
         if not ran:
-            lines.append([question, "not run", own.iloc[0]["printed"], "", ""])
+            lines.append([question, own.iloc[0]["printed"], "not run"])
             continue
         rank, record, ours = min(ran, key=lambda line: (line[0], line[2] is not line[1]))
         word, _, run = ours["verdict"].partition(": ")
         run = run or compare.extent((ours["n_classes"], ours["n_expected"], 0), ours["profile"], ours["n_seeds"])
         if ours is not record:
-            word, run = "indicative", f"{run}, {ours['weights'].split('/')[0]} in place of {record['weights']}"
+            word, run = "indicative", f"{run}, {ours['weights'].split('/')[0]}, another backbone than the paper's"
         these = compare.mean_of_these(ours)
         printed = record["printed"] if np.isnan(these) else f"{these:.3f}"
         link = f"[{ours['ours']}, {word}](results/classes.md#{_heading(ours).replace(' ', '-')})"
         place = ", ".join(filter(None, [record["dataset"], record["protocol"].replace("official", "")]))
-        run = f"{place}: {run}" + f" ({ours['words']})" * bool(ours["words"])
-        lines.append([question, claims.answer(checked, paper), printed, link, run])
-    return markdown(pd.DataFrame(lines, columns=["the paper asks", "answer", "printed", "ours", "run"]))
+        run = f"On {place}: {run}" + f" ({ours['words']})" * bool(ours["words"])
+        lines.append([f"{question} {claims.answer(checked, paper)}", printed, f"{link}. {run}"])
+    return markdown(pd.DataFrame(lines, columns=["question and answer", "printed", "ours"]))
 
 
 def write_costs(out_dir: Path | str, results_dir: compare.Folder = None) -> Path:

@@ -34,7 +34,7 @@ FIND = """[...document.querySelectorAll("iframe")].map(frame => {
         out: all.filter(element => isFree(element) && box(element).right > room).map(element => element.outerHTML),
         broken: [...page.images].filter(image => !image.naturalWidth).map(image => image.src),
         picture: box(page.images[0]), command: box(command), hidden: command.scrollWidth - command.clientWidth,
-        answers: [...table.querySelectorAll("tbody tr")].map(row => box(row.children[1])),
+        answers: [...table.querySelectorAll("tbody tr")].map(row => box(row)),
     }
 })"""
 
@@ -49,8 +49,8 @@ def test_the_first_screen_holds_picture_command_and_answers_and_nothing_sticks_o
     assert (seen["wide"], seen["out"], seen["broken"]) == (0, [], [])
     assert seen["picture"]["bottom"] <= height
     assert seen["command"]["bottom"] <= height and seen["hidden"] == 0
-    assert len(seen["answers"]) == 5 and all(answer["right"] <= width for answer in seen["answers"])
+    assert len(seen["answers"]) == 5 and all(answer["right"] <= width for answer in seen["answers"])  # nothing scrolls
     two_lines = 54
-    assert seen["answers"][0]["top"] + two_lines <= height  # the first words of an answer
+    assert seen["answers"][0]["top"] + two_lines <= height  # the first words of a question
     if width > 1000:
         assert seen["answers"][1]["bottom"] <= height
