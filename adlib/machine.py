@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TextIO
 
 import torch
 from torch import Tensor
@@ -74,12 +74,13 @@ def batches(order: Tensor, size: int) -> list[Tensor]:
     return parts
 
 
-def progress(total: int, what: str, unit: str = "images") -> "tqdm":
-    """A bar on stderr for a `with` block, shown after five seconds; its `update(n)` counts."""
+def progress(total: int, what: str, unit: str = "images", file: TextIO | None = None) -> "tqdm":
+    """A bar for a `with` block, shown after five seconds, on `file` (None: stderr); its `update(n)` counts."""
     from tqdm import tqdm
 
-    interval = 0.2 if sys.stderr.isatty() else 2.0  # a notebook's page, or a file
-    options = {"delay": 5, "mininterval": interval, "leave": False, "file": sys.stderr}
+    file = file or sys.stderr
+    interval = 0.2 if file.isatty() else 2.0  # a notebook's page, or a file
+    options = {"delay": 5, "mininterval": interval, "leave": False, "file": file}
     return tqdm(total=total, desc=what, unit=f" {unit}", dynamic_ncols=True, **options)
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -165,7 +166,7 @@ def _draw(done, total, what):
 
     bar = _bars.get("bar")
     if bar is None or bar.total != total or bar.n > done:
-        bar = _bars["bar"] = machine.progress(total, what, "steps")
+        bar = _bars["bar"] = machine.progress(total, what, "steps", sys.stdout)  # JupyterLab has stderr on red
     bar.set_description_str(what, refresh=False)
     bar.update(done - bar.n)
     if done >= total:

@@ -376,7 +376,8 @@ def test_a_notebook_read_by_hand_shows_how_far_it_is(monkeypatch):
     made = []
 
     class Bar:
-        def __init__(self, total, what, unit):
+        def __init__(self, total, what, unit, file):
+            assert file is sys.stdout  # which a notebook does not show as an error
             self.total, self.n, self.said, self.is_closed = total, 0, [what], False
             made.append(self)
 

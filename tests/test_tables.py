@@ -309,7 +309,9 @@ def test_the_headline_has_a_line_for_each_paper_with_what_was_asked_printed_meas
     [own] = [line for line in lines(table, "| [") if "(notebooks/patch_ae.ipynb)" in line]
     printed = (1.0 + 0.982) / 2  # of these two classes
     assert f"| {printed:.3f} | [0.750, indicative](results/classes.md#patch_ae-mvtec-official-auroc). " in own
-    assert own.endswith(". On mvtec: 2 of 15 classes, quick, 1 seed, resnet18, another backbone than the paper's (a copy) |")
+    assert own.endswith(
+        ". On mvtec: 2 of 15 classes, quick, 1 seed, resnet18, another backbone than the paper's (a copy) |"
+    )
     [missing] = [line for line in lines(table, "| [") if "(notebooks/cbigan.ipynb)" in line]
     assert missing.endswith("| not run |")
 
