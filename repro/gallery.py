@@ -124,7 +124,7 @@ def cleaned(text: str, header: str) -> str:
     notebook["metadata"] = {"kernelspec": kernel, "language_info": {"name": "python"}}
     notebook["cells"].insert(0, {"cell_type": "markdown", "id": "header", "metadata": {}, "source": header})
     for cell in notebook["cells"]:
-        cell["source"] = "".join(cell["source"])
+        cell["source"] = "".join(cell["source"]).replace("](../", "](../../")  # a page lies one folder deeper
         if "injected-parameters" in cell["metadata"].get("tags", []):
             cell["source"] = re.sub(r"(?m)^(out_dir|results_dir) = .*$", r"\1 = None", cell["source"])
             cell["id"] = "injected-parameters"  # papermill gives it a random one

@@ -58,6 +58,14 @@ def test_a_cleaned_notebook_is_a_valid_notebook():
     nbformat.validate(notebook)
 
 
+def test_a_link_out_of_the_notebooks_leads_to_the_same_file_from_the_gallery():
+    notebook = executed()
+    notebook["cells"].append(
+        {"cell_type": "markdown", "id": "l", "metadata": {}, "source": ["[a](../studies/a.ipynb)"]}
+    )
+    assert json.loads(gallery.cleaned(json.dumps(notebook), "x"))["cells"][-1]["source"] == "[a](../../studies/a.ipynb)"
+
+
 @pytest.fixture
 def paper(tmp_path, monkeypatch):
     """A toy paper in a checkout of its own: its job, and what makes a run of it, without a kernel."""
