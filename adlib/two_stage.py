@@ -22,9 +22,9 @@ STAGES = [(64, 1), (128, 2), (256, 2), (512, 2)]  # channels and stride of the f
 
 
 class Conv2d(nn.Conv2d):
-    """PyTorch's, as one matrix product if the output of a square map has one position: the same except for rounding.
+    """`torch.nn.Conv2d` without groups and dilation; one matrix product if the output of a square map is one position.
 
-    Then most of a 3x3 kernel meets padding alone. Its gradient is 0, and on a CPU it took half of stage 1.
+    There most of a 3x3 kernel meets only padding: its gradient is 0, and slow on a CPU. Equal except for rounding.
     """
 
     def forward(self, x: Tensor) -> Tensor:
